@@ -1,0 +1,259 @@
+"""The algorithm contract: what an algorithm declares, what it computes, what it is given.
+
+A data item's way is `Policy.generate -> RolloutBuffer -> RewardModel.score -> Algorithm.prepare ->
+Learner (Algorithm.loss, step)`. An algorithm sees batches and a learner; it never sees the
+optimiser, the reward or the files of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+from alignzoo.config import AlgorithmConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from alignzoo.policy import Policy, PolicyOutput
+    from alignzoo.rollout import RolloutBatch, RolloutBuffer
+
+Source = Literal["rollouts", "demonstrations", "preferences", "ratings"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of an algorithm's own.
+
+    Args:
+        shape: "token" for [B, T] over response tokens, "sequence" for [B].
+        dtype: NumPy name, such as "float32" or "bool".
+    """
+
+    shape: Literal["token", "sequence"]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one configuration of an algorithm needs; anything not declared here is withheld.
+
+    Args:
+        source: which rows fill the buffer. "rollouts" are sampled from the policy and scored.
+        values: a value head; fills `batch.values` and `out.values`.
+        detach_values: the value head's gradient stops at the hidden states.
+        ref_log_probs: `batch.ref_log_probs`, the frozen reference's log-probs of the responses.
+        bootstrap_values: `batch.bootstrap_values`, V after the last token.
+        logits: `out.logits` [B, T, V]; costs memory.
+        hidden: `out.hidden` [B, T, D], the states from which the tokens were predicted.
+        group_size: responses sampled per prompt.
+        replay: how many past rollouts the buffer keeps.
+        columns: the algorithm's own columns by name.
+    """
+
+    source: Source = "rollouts"
+    values: bool = False
+    detach_values: bool = False
+    ref_log_probs: bool = False
+    bootstrap_values: bool = False
+    logits: bool = False
+    hidden: bool = False
+    group_size: int = 1
+    replay: int = 0
+    columns: Mapping[str, Column] = field(default_factory=dict)
+
+
+class Max(NamedTuple):
+    """A metric that merges by its maximum."""
+
+    value: float | Tensor
+
+
+MetricValue = float | int | Max | tuple[Any, Any]
+
+
+class Metrics:
+    """Metrics under way: (sum, count) pairs and maxima, merged over micro-batches and workers.
+
+    A plain number counts as a mean over one. Values may be 0-d tensors; they are read only when
+    `result` is called, so that merging never waits for a device.
+    """
+
+    def __init__(self, values: Mapping[str, MetricValue] | None = None) -> None:
+        self.sums: dict[str, tuple[Any, Any]] = {}
+        self.maxima: dict[str, Any] = {}
+        for name, value in (values or {}).items():
+            if isinstance(value, Max):
+                self.maxima[name] = value.value
+            elif isinstance(value, tuple):
+                self.sums[name] = value
+            else:
+                self.sums[name] = (value, 1)
+
+    def merge(self, other: Metrics) -> Metrics:
+        """Adds `other` to this one and returns this one."""
+        for name, (total, count) in other.sums.items():
+            mine = self.sums.get(name, (0, 0))
+            self.sums[name] = (mine[0] + total, mine[1] + count)
+        for name, value in other.maxima.items():
+            mine = self.maxima.get(name)
+            self.maxima[name] = value if mine is None or float(value) > float(mine) else mine
+        return self
+
+    def result(self) -> dict[str, float]:
+        """Returns the merged numbers; a mean over nothing is left out."""
+        means = {
+            name: float(total) / float(count)
+            for name, (total, count) in self.sums.items()
+            if float(count) > 0
+        }
+        return means | {name: float(value) for name, value in self.maxima.items()}
+
+
+@dataclass
+class Loss:
+    """What `Algorithm.loss` returns.
+
+    Args:
+        value: 0-d tensor: a sum over the rows at hand divided by `batch.num_tokens` or
+            `batch.num_sequences`, so that it does not matter how a minibatch is split.
+        metrics: (sum, count) pairs, `Max`, or plain numbers.
+        stop: ends this update before the step is taken (target_kl).
+    """
+
+    value: Tensor
+    metrics: Mapping[str, MetricValue] = field(default_factory=dict)
+    stop: bool = False
+
+
+LossFunction = Callable[["RolloutBatch", "PolicyOutput"], Loss]
+
+
+@dataclass
+class Gradient:
+    """A minibatch's gradient, apart from the step that uses it.
+
+    Args:
+        tensors: one per trained parameter, in the learner's order; None where unused.
+        metrics: merged over micro-batches, `grad_norm` included.
+        stop: some micro-batch's loss asked to end the update.
+        finite: loss and gradient are finite.
+        rows: the buffer rows it came from.
+    """
+
+    tensors: list[Tensor | None]
+    metrics: Metrics
+    stop: bool
+    finite: bool
+    rows: list[int]
+
+
+@dataclass
+class StepResult:
+    """What one optimiser step did: its metrics, whether to stop, whether it was skipped."""
+
+    metrics: Metrics
+    stop: bool = False
+    skipped: bool = False
+
+
+class Learner(Protocol):
+    """The learner as an algorithm sees it, and nothing else."""
+
+    @property
+    def buffer(self) -> RolloutBuffer:
+        """Past rollouts by version."""
+
+    def minibatches(
+        self, batch: RolloutBatch, size: int | None, epochs: int
+    ) -> Iterator[RolloutBatch]:
+        """Yields shuffled minibatches of about `size` sequences; no group or pair is cut."""
+
+    def evaluate(self, batch: RolloutBatch) -> PolicyOutput:
+        """Returns the policy's output on `batch`, without autograd."""
+
+    def gradient(self, batch: RolloutBatch, loss: LossFunction) -> Gradient:
+        """Returns the gradient of `loss` over the minibatch, micro-batch by micro-batch."""
+
+    def apply(self, gradient: Gradient) -> StepResult:
+        """Clips and takes one optimiser step, or skips it where the gradient is not finite."""
+
+    def step(self, batch: RolloutBatch, loss: LossFunction) -> StepResult:
+        """Takes one optimiser step: `apply(gradient(batch, loss))`."""
+
+    def get_vector(self) -> Tensor:
+        """Returns a copy of all trained parameters as one vector."""
+
+    def set_vector(self, vector: Tensor) -> None:
+        """Writes the trained parameters from one vector."""
+
+    def snapshot(self) -> Policy:
+        """Returns a frozen copy of the policy."""
+
+
+class Algorithm:
+    """Base of every algorithm. Subclasses set `Config` and write `prepare` and `loss`."""
+
+    Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+
+    def __init__(self, config: AlgorithmConfig) -> None:
+        self.config: Any = config
+
+    @property
+    def needs(self) -> Needs:
+        """What this configuration needs."""
+        return Needs()
+
+    @property
+    def kl_coef(self) -> float:
+        """The KL weight in force; the trainer reads it when it fills `rewards`."""
+        coef: float = self.config.kl_coef
+        return coef if self.config.kl_in != "none" else 0.0
+
+    def build(self, policy: Policy) -> nn.Module | None:
+        """Returns parts beyond policy and value head, or None."""
+        return None
+
+    def parameter_groups(
+        self, policy: Policy, extra: nn.Module | None
+    ) -> list[dict[str, Any]] | None:
+        """Returns optimiser groups, `{"params": [...], "lr": ...}`; None trains everything."""
+        return None
+
+    def keep(self, batch: RolloutBatch) -> torch.Tensor | None:
+        """Returns which rows to keep, bool [B]; dropped ones are sampled again. None keeps all."""
+        return None
+
+    def prepare(self, batch: RolloutBatch) -> None:
+        """Writes advantages, returns, weights and own columns; once per rollout, no autograd."""
+
+    def loss(self, batch: RolloutBatch, out: PolicyOutput) -> Loss:
+        """Returns the loss of the rows at hand."""
+        raise NotImplementedError
+
+    def update(self, batch: RolloutBatch, learner: Learner) -> Metrics:
+        """Learns from one rollout: `num_epochs` passes over minibatches of `loss`."""
+        metrics = Metrics()
+        config = self.config
+        for minibatch in learner.minibatches(batch, config.minibatch_size, config.num_epochs):
+            result = learner.step(minibatch, self.loss)
+            metrics.merge(result.metrics)
+            if result.stop:
+                break
+        return metrics
+
+    def shape_logits(self, logits: Tensor, hidden: Tensor) -> Tensor:
+        """Returns the logits to sample from: [.., V] from logits [.., V] and hidden [.., D]."""
+        return logits
+
+    def after_update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adapts what changes between updates: target networks, coefficients."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns JSON-able state that a resumed run needs; modules are saved by the trainer."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` returned."""

@@ -1,0 +1,70 @@
+"""Configuration: frozen pydantic models, and errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from alignzoo.errors import ConfigError, did_you_mean
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, unknown options refused, every field documented."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AlgorithmConfig(Config):
+    """Options every algorithm has. Subclasses add their own and may change defaults."""
+
+    learning_rate: float = Field(1e-5, gt=0, description="peak learning rate of the policy")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="gradients are scaled down to this global L2 norm"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="how the learning rate falls after warm-up, over decay_steps"
+    )
+    warmup_steps: int = Field(0, ge=0, description="optimiser steps of linear warm-up from 0")
+    decay_steps: int | None = Field(
+        None, gt=0, description="optimiser steps over which linear or cosine falls to 0"
+    )
+    num_epochs: int = Field(1, gt=0, description="passes over each rollout")
+    minibatch_size: int | None = Field(
+        None, gt=0, description="sequences per optimiser step; default the whole batch"
+    )
+    kl_coef: float = Field(0.0, ge=0, description="weight of the KL penalty to the reference")
+    kl_in: Literal["reward", "loss", "none"] = Field(
+        "reward",
+        description="where the KL penalty acts: each token's reward, the loss, or nowhere "
+        "(no reference is kept)",
+    )
+
+
+class RewardConfig(Config):
+    """Base of a reward's options."""
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def build_config(cls: type[ConfigT], options: Mapping[str, Any], owner: str) -> ConfigT:
+    """Returns `cls(**options)`.
+
+    Raises:
+        ConfigError: an unknown option (with a did-you-mean) or a value out of its range; the
+            message starts with `owner`, names the option, what came and what was expected.
+    """
+    for name in options:
+        if name not in cls.model_fields:
+            hint = did_you_mean(name, cls.model_fields)
+            raise ConfigError(f"{owner} has no option '{name}'.{hint}")
+    try:
+        return cls(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        where = f"option '{name}' is {first['input']!r}: " if name else ""
+        raise ConfigError(f"{owner}: {where}{first['msg']}") from None
