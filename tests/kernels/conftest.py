@@ -1,0 +1,6 @@
+"""Lets the test modules of this folder import their shared cases, whatever the import mode."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
