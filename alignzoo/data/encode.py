@@ -182,7 +182,7 @@ def encode_demonstrations(
     if rows and not kept:
         raise DataError(
             f"every one of {len(rows)} rows was dropped: its prompt leaves no room for a response "
-            f"in {max_length} tokens (first: {dropped[0]}). Shorten the prompts or raise the length."
+            f"in {max_length} tokens (first: {dropped[0]}). Shorten prompts or raise the length."
         )
     report = EncodingReport(
         len(rows), max_length, len(cut), len(dropped), *(w[0] if w else "" for w in (cut, dropped))

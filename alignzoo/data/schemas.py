@@ -79,8 +79,9 @@ def read_demonstrations(source: DataSource, *, name: str = "data") -> list[Demon
     Raises:
         DataError: no rows, a missing column or a value of the wrong type; names file and line.
     """
-    listed = not isinstance(source, (str, Path)) and len(source) > 0
-    if listed and all(isinstance(item, Demonstration) for item in source):
+    if isinstance(source, (str, Path)):
+        return [_demonstration(row) for row in read_rows(source)]
+    if len(source) and all(isinstance(item, Demonstration) for item in source):
         return list(source)
     return [_demonstration(row) for row in read_rows(source, name=name)]
 
