@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from alignzoo.config import AlgorithmConfig
+from alignzoo.rollout.columns import Column as Column
 
 if TYPE_CHECKING:
     import torch
@@ -21,19 +22,6 @@ if TYPE_CHECKING:
     from alignzoo.rollout import RolloutBatch, RolloutBuffer
 
 Source = Literal["rollouts", "demonstrations", "preferences", "ratings"]
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of an algorithm's own.
-
-    Args:
-        shape: "token" for [B, T] over response tokens, "sequence" for [B].
-        dtype: NumPy name, such as "float32" or "bool".
-    """
-
-    shape: Literal["token", "sequence"]
-    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
