@@ -50,21 +50,46 @@ class RewardConfig(Config):
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def build_config(cls: type[ConfigT], options: Mapping[str, Any], owner: str) -> ConfigT:
+def build_config(
+    cls: type[ConfigT],
+    options: Mapping[str, Any],
+    owner: str,
+    *,
+    spelling: Mapping[str, str] | None = None,
+) -> ConfigT:
     """Returns `cls(**options)`.
 
+    Args:
+        owner: what has these options, such as "ppo"; errors start with it.
+        spelling: how errors call an option, by name, such as "--clip-range".
     Raises:
-        ConfigError: an unknown option (with a did-you-mean) or a value out of its range; the
-            message starts with `owner`, names the option, what came and what was expected.
+        ConfigError: an unknown option (with a did-you-mean), a missing one, or a value out of its
+            range; the message names the option, what came and what was expected.
     """
     for name in options:
         if name not in cls.model_fields:
             hint = did_you_mean(name, cls.model_fields)
-            raise ConfigError(f"{owner} has no option '{name}'.{hint}")
+            known = (
+                "" if hint else f" Its options: {', '.join(sorted(cls.model_fields)) or 'none'}."
+            )
+            raise ConfigError(f"{owner} has no option '{name}'.{hint}{known}")
     try:
         return cls(**options)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        where = f"option '{name}' is {first['input']!r}: " if name else ""
-        raise ConfigError(f"{owner}: {where}{first['msg']}") from None
+        raise ConfigError(f"{owner}: {_explain(cls, error, spelling or {})}") from None
+
+
+def _explain(cls: type[Config], error: ValidationError, spelling: Mapping[str, str]) -> str:
+    """Returns the first thing pydantic found wrong, in our words."""
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    message = first["msg"].removeprefix("Value error, ")
+    if not path:
+        return message
+    name = spelling.get(path[0], f"option '{path[0]}'")
+    if first["type"] == "missing" and len(path) == 1:
+        return f"{name} is needed: {cls.model_fields[path[0]].description}"
+    wanted = message.replace("Input should be", "it should be").replace("Input", "it")
+    wanted = wanted.partition(", unable to parse")[0]
+    inside = "." + ".".join(path[1:]) if len(path) > 1 else ""
+    return f"{name}{inside} is {first['input']!r}; {wanted[:1].lower()}{wanted[1:]}"

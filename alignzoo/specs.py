@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -56,4 +55,8 @@ class CommandSpec:
 
 CommandFunction = Callable[[list[str]], int]
 Record = Spec | CommandSpec
-AnyClass = type[Any]
+
+
+def record_name(record: Record) -> str:
+    """Returns what people type for a record."""
+    return record.name if isinstance(record, CommandSpec) else record.id

@@ -1,0 +1,7 @@
+"""`python -m alignzoo` is `alignzoo`."""
+
+import sys
+
+from alignzoo.cli import main
+
+sys.exit(main())

@@ -1,0 +1,102 @@
+"""`alignzoo info ID`: what one algorithm, reward or task is, needs and can be told."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+from alignzoo.cli.arguments import Parser
+from alignzoo.cli.fields import Option, options_of
+from alignzoo.cli.output import entry_json, owner_text, print_json, print_table
+from alignzoo.errors import ConfigError, did_you_mean
+from alignzoo.plugin_registry import Entry, Kind, Registry, registry
+
+KINDS: tuple[Kind, ...] = ("algorithm", "reward", "task")
+
+
+def run(arguments: list[str]) -> int:
+    """Prints everything about one id, as text or JSON."""
+    parser = Parser("info", "Shows the options, needs, paper and owner of what an id names.")
+    parser.add_argument("id", metavar="ID", help="as `alignzoo list` shows it, or distribution:id")
+    parser.add_argument("--kind", choices=KINDS, help="where an id is of two kinds")
+    parser.switch("json", "print JSON")
+    given = parser.parse(arguments)
+    found = registry()
+    entry = _find(found, given.id, given.kind)
+    target = found.load(entry)
+    options = options_of(target.Config) if hasattr(target, "Config") else []
+    facts = _facts(entry, target)
+    if given.json:
+        needs = facts.pop("needs")
+        print_json({**facts, "needs": needs, "options": [o.to_json() for o in options]})
+    else:
+        _print_text(entry, facts, options)
+    return 0
+
+
+def _find(found: Registry, id: str, kind: Kind | None) -> Entry:
+    """Returns the one entry an id names, of whichever kind."""
+    if kind is not None:
+        return found.find(kind, id)
+    kinds = [name for name in KINDS if found.matches(name, id)]
+    if len(kinds) > 1:
+        choices = " or ".join(f"--kind {name}" for name in kinds)
+        raise ConfigError(f"'{id}' names more than one kind of thing; add {choices}.")
+    if not kinds:
+        known = sorted({e.id for e in (*found.algorithms, *found.rewards, *found.tasks)})
+        hint = did_you_mean(id.rpartition(":")[2], known)
+        raise ConfigError(f"nothing is called '{id}'.{hint} Known: {', '.join(known) or 'none'}.")
+    return found.find(kinds[0], id)
+
+
+def _facts(entry: Entry, target: Any) -> dict[str, Any]:
+    """Returns what is known of an entry apart from its options, as JSON."""
+    return {
+        **entry_json(entry),
+        "kind": entry.kind,
+        "plugin": entry.plugin.name,
+        "class": entry.spec.target,
+        "file": _file(target),
+        "needs": _needs(target) if entry.kind == "algorithm" else None,
+    }
+
+
+def _file(target: Any) -> str | None:
+    try:
+        return inspect.getsourcefile(target)
+    except (TypeError, OSError):
+        return None
+
+
+def _needs(target: Any) -> dict[str, Any] | None:
+    """Returns what an algorithm needs at its defaults; None where it has required options."""
+    if any(option.required for option in options_of(target.Config)):
+        return None
+    return dataclasses.asdict(target(target.Config()).needs)
+
+
+def _print_text(entry: Entry, facts: dict[str, Any], options: list[Option]) -> None:
+    print(f"{facts['id']}: {facts['summary']}")
+    print(f"  kind      {facts['kind']}, revision {facts['revision']}")
+    if facts["paper"]:
+        print(f"  paper     {facts['paper']}")
+    print(f"  owner     {owner_text(entry.plugin)}, plugin '{facts['plugin']}'")
+    print(f"  class     {facts['class']}")
+    print(f"  file      {facts['file'] or 'unknown'}")
+    if facts["needs"] is not None:
+        print(f"  needs     {_needs_text(facts['needs'])} (at the default options)")
+    if options:
+        rows = [(o.flag, o.type, o.default_text, o.range or "-", o.doc) for o in options]
+        print_table("options", ("option", "type", "default", "range", "what it does"), rows)
+
+
+def _needs_text(needs: dict[str, Any]) -> str:
+    """Returns the source, and what else differs from nothing, in one line."""
+    said = [str(needs["source"])]
+    for name, value in needs.items():
+        if value is True or (name == "columns" and value):
+            said.append(name if value is True else f"columns {', '.join(value)}")
+        elif isinstance(value, int) and value > 1:
+            said.append(f"{name} {value}")
+    return ", ".join(said)
