@@ -1,0 +1,305 @@
+"""Where an update's batch comes from: responses sampled and scored, or demonstrations read.
+
+Both sources fill the same buffer and hand out the same kind of batch; that is why one trainer
+serves algorithms that sample and algorithms that do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alignzoo import kernels
+from alignzoo.algorithm import Algorithm, Metrics
+from alignzoo.data import EncodedDemonstration, EncodedPrompt
+from alignzoo.errors import ConfigError
+from alignzoo.evaluation import (
+    ScoredResponses,
+    append_demonstrations,
+    append_responses,
+    sample_and_score,
+    score_metrics,
+)
+from alignzoo.learner import restrict
+from alignzoo.random_streams import derive_seed, stream
+from alignzoo.rollout import last_action_positions
+
+if TYPE_CHECKING:
+    from alignzoo.learner import Learner
+    from alignzoo.rollout import RolloutBatch
+    from alignzoo.run_options import TrainerOptions
+    from alignzoo.scoring import RewardSum
+
+
+@dataclass
+class Collected:
+    """What one update learns from.
+
+    Args:
+        batch: None where nothing can be learned; `fault` then says why.
+        metrics: of the rollout, before any learning.
+        samples: lines for samples.jsonl.
+        num_tokens: response tokens sampled or read, dropped ones included.
+        num_unscorable: rows that left because their score was NaN or None.
+        culprits: rows to write beside the fault.
+    """
+
+    batch: RolloutBatch | None
+    metrics: Metrics
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    num_tokens: int = 0
+    num_unscorable: int = 0
+    fault: str | None = None
+    culprits: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Source(Protocol):
+    """Fills the buffer for one update."""
+
+    def collect(self, step: int) -> Collected:
+        """Returns the batch of update `step`, from 1."""
+
+    def describe(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns readable lines for buffer rows of the last batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where the source stands."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes back to where `state_dict` stood."""
+
+
+class Cursor:
+    """Walks over `num_rows` rows again and again, in an order shuffled anew for each pass."""
+
+    def __init__(self, num_rows: int, seed: int) -> None:
+        self.num_rows = num_rows
+        self.seed = seed
+        self.position = 0
+
+    def take(self, count: int) -> list[int]:
+        """Returns the next `count` row numbers."""
+        taken: list[int] = []
+        while len(taken) < count:
+            epoch, start = divmod(self.position, self.num_rows)
+            order = stream(self.seed, "order", epoch).permutation(self.num_rows)
+            rows = order[start : start + count - len(taken)]
+            taken += rows.tolist()
+            self.position += len(rows)
+        return taken
+
+
+class RolloutSource:
+    """Samples responses to prompts, scores them, and fills the columns an algorithm needs."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        algorithm: Algorithm,
+        reward: RewardSum,
+        prompts: Sequence[EncodedPrompt],
+        options: TrainerOptions,
+    ) -> None:
+        self.learner = learner
+        self.policy = learner.policy
+        self.algorithm = algorithm
+        self.needs = algorithm.needs
+        self.reward = reward
+        self.prompts = prompts
+        self.options = options
+        self.cursor = Cursor(len(prompts), options.seed)
+        self.num_sampled = 0
+        self.lines: dict[int, dict[str, Any]] = {}
+        group = self.needs.group_size
+        if options.batch_size % group:
+            raise ConfigError(
+                f"batch_size is {options.batch_size} and group_size is {group}; batch_size counts "
+                "responses and must be a multiple of the group size"
+            )
+
+    def collect(self, step: int) -> Collected:
+        """Samples until the batch is full or the refills are used up, then fills its columns."""
+        collected = Collected(None, Metrics())
+        self.lines = {}
+        kept: list[int] = []
+        may_drop = type(self.algorithm).keep is not Algorithm.keep
+        for _ in range(1 + (self.options.max_refills if may_drop else 0)):
+            missing = self.options.batch_size - len(kept)
+            if missing < self.needs.group_size:
+                break
+            rows = self._sample(missing // self.needs.group_size, step, collected)
+            if collected.fault is not None:
+                return collected
+            kept += self._keep(rows).tolist()
+        collected.metrics.merge(Metrics(self._kept_metrics(kept, collected, may_drop)))
+        if not kept:
+            collected.fault = "no row was left to learn from"
+            collected.culprits = list(self.lines.values())
+            return collected
+        collected.samples = [self.lines[row] for row in kept[:8]]
+        collected.batch = self._fill(np.array(kept, dtype=np.int64), collected.metrics)
+        return collected
+
+    def _kept_metrics(
+        self, kept: list[int], collected: Collected, may_drop: bool
+    ) -> dict[str, Any]:
+        return {"kept_fraction": len(kept) / max(1, len(self.lines))} if may_drop else {}
+
+    def _sample(self, num_groups: int, step: int, collected: Collected) -> NDArray[np.int64]:
+        """Samples and scores groups, stores them, and returns the rows that have a score."""
+        options, group = self.options, self.needs.group_size
+        scored = sample_and_score(
+            self.policy,
+            self.reward,
+            [self.prompts[i] for i in self.cursor.take(num_groups)],
+            num_samples=group,
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            seed=derive_seed(options.seed, "sampling"),
+            row_ids=self.num_sampled + np.arange(num_groups * group),
+        )
+        rows = append_responses(self.learner.buffer, scored, group_size=group, version=step)
+        self.num_sampled += len(rows)
+        self.lines |= {
+            int(row): scored.sample(i, step=step, split="train") for i, row in enumerate(rows)
+        }
+        return self._check_scores(scored, rows, collected)
+
+    def _check_scores(
+        self, scored: ScoredResponses, rows: NDArray[np.int64], collected: Collected
+    ) -> NDArray[np.int64]:
+        totals = scored.scores.total
+        unscorable, infinite = np.isnan(totals), np.isinf(totals)
+        lengths = [len(tokens) for tokens in scored.generation.token_ids]
+        collected.num_tokens += sum(lengths)
+        collected.num_unscorable += int(unscorable.sum())
+        for name, value in score_metrics(scored.scores).items():
+            count = int(np.isfinite(totals).sum())
+            collected.metrics.merge(Metrics({name: (value * count, count)}))
+        truncated = sum(reason == "length" for reason in scored.generation.stop_reasons)
+        collected.metrics.merge(
+            Metrics(
+                {
+                    "response_length_mean": (sum(lengths), len(lengths)),
+                    "truncated_fraction": (truncated, len(lengths)),
+                }
+            )
+        )
+        if infinite.any():
+            collected.fault = f"{int(infinite.sum())} of {len(rows)} scores are infinite"
+            collected.culprits = [
+                {**self.lines[int(row)], "score": str(total)}
+                for row, total in zip(rows[infinite], totals[infinite], strict=True)
+            ]
+        return rows[~unscorable]
+
+    def _keep(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        if len(rows) == 0:
+            return rows
+        batch = self.learner.buffer.batch(rows, device=self.policy.device)
+        kept = self.algorithm.keep(restrict(batch, self.algorithm))
+        return rows if kept is None else rows[kept.cpu().numpy()]
+
+    @torch.no_grad()
+    def _fill(self, rows: NDArray[np.int64], metrics: Metrics) -> RolloutBatch:
+        """Fills log-probs, values and rewards, lets the algorithm prepare, and stores it all."""
+        buffer, learner, needs = self.learner.buffer, self.learner, self.needs
+        batch = buffer.batch(rows, device=self.policy.device)
+        recompute = self._recomputes()
+        if recompute or needs.values:
+            out = learner.evaluate(batch)
+            if needs.values:
+                buffer.set("values", out.values, rows)
+        old_log_probs = out.log_probs if recompute else batch.sampler_log_probs
+        buffer.set("old_log_probs", old_log_probs, rows)
+        if needs.bootstrap_values:
+            buffer.set("bootstrap_values", learner.bootstrap_values(batch), rows)
+        penalty = None
+        if self.policy.has_reference:
+            ref_log_probs = learner.reference_log_probs(batch)
+            buffer.set("ref_log_probs", ref_log_probs, rows)
+            mask = batch.response_mask
+            penalty = kernels.kl_penalty(old_log_probs, ref_log_probs, estimator="k1")
+            penalty = torch.where(mask, penalty, 0.0)
+            kl = float(penalty.double().sum())
+            metrics.merge(Metrics({"kl": (kl, len(rows))}))
+        buffer.set("rewards", self._rewards(batch, penalty), rows)
+        batch = buffer.batch(rows, device=self.policy.device)
+        view = restrict(batch, self.algorithm, may_write=True)
+        self.algorithm.prepare(view)
+        buffer.write_back(view)
+        return batch
+
+    def _recomputes(self) -> bool:
+        choice = self.options.old_log_probs
+        return choice == "recompute" or (choice == "auto" and self.policy.dtype != torch.float32)
+
+    def _rewards(self, batch: RolloutBatch, penalty: torch.Tensor | None) -> torch.Tensor:
+        """Returns [B, T]: minus kl_coef times k1 per token, plus the score at the last action."""
+        rewards = torch.zeros(batch.response_mask.shape, device=batch.response_mask.device)
+        coef = self.algorithm.kl_coef
+        if penalty is not None and self.algorithm.config.kl_in == "reward" and coef:
+            rewards -= coef * penalty
+        last = last_action_positions(batch)
+        rewards[torch.arange(len(batch), device=rewards.device), last] += batch.scores
+        return rewards
+
+    def describe(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns prompt, response and score of buffer rows of the last batch."""
+        return [self.lines[row] for row in rows if row in self.lines]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns how many prompts were taken and how many responses sampled."""
+        return {"position": self.cursor.position, "num_sampled": self.num_sampled}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes back to where `state_dict` stood."""
+        self.cursor.position = state["position"]
+        self.num_sampled = state["num_sampled"]
+
+
+class DemonstrationSource:
+    """Takes the next demonstrations of a file, in an order shuffled anew for each pass."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        algorithm: Algorithm,
+        rows: Sequence[EncodedDemonstration],
+        options: TrainerOptions,
+    ) -> None:
+        self.learner = learner
+        self.algorithm = algorithm
+        self.rows = rows
+        self.options = options
+        self.cursor = Cursor(len(rows), options.seed)
+        self.places: dict[int, str] = {}
+
+    def collect(self, step: int) -> Collected:
+        """Stores the next `batch_size` demonstrations and returns them as a batch."""
+        buffer = self.learner.buffer
+        taken = [self.rows[i] for i in self.cursor.take(self.options.batch_size)]
+        numbers = append_demonstrations(buffer, taken, version=step)
+        self.places = {int(n): row.where for n, row in zip(numbers, taken, strict=True)}
+        batch = buffer.batch(numbers, device=self.learner.policy.device)
+        view = restrict(batch, self.algorithm, may_write=True)
+        self.algorithm.prepare(view)
+        buffer.write_back(view)
+        return Collected(batch, Metrics(), num_tokens=batch.num_tokens)
+
+    def describe(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the places of buffer rows of the last batch."""
+        return [{"row": self.places[row]} for row in rows if row in self.places]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns how many demonstrations were taken."""
+        return {"position": self.cursor.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes back to where `state_dict` stood."""
+        self.cursor.position = state["position"]

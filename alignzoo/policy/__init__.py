@@ -1,0 +1,6 @@
+"""The policy: any transformers causal language model, its sampler, value head and reference."""
+
+from alignzoo.policy.generation import Generation
+from alignzoo.policy.policy import Policy, PolicyOutput
+
+__all__ = ["Generation", "Policy", "PolicyOutput"]

@@ -1,0 +1,340 @@
+"""The policy an algorithm trains: language model, tokenizer, value head, frozen reference."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from alignzoo.errors import ConfigError
+from alignzoo.policy.generation import Generation, TokenIds, generate
+from alignzoo.policy.language_model import LanguageModel, ShapeLogits
+from alignzoo.policy.loading import add_adapter, load_model
+
+if TYPE_CHECKING:
+    from alignzoo.rollout import RolloutBatch
+
+
+@dataclass(frozen=True)
+class PolicyOutput:
+    """What the policy says about the responses of a batch; 0 where `response_mask` is False.
+
+    Args:
+        log_probs: [B, T] of the response tokens, in nats, at the sampling temperature.
+        entropy: [B, T] of the distributions they came from, in nats.
+        values: [B, T], V of the state before each token; None unless needed.
+        logits: [B, T, V]; None unless needed.
+        hidden: [B, T, D], the states the tokens were predicted from; None unless needed.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor
+    values: Tensor | None = None
+    logits: Tensor | None = None
+    hidden: Tensor | None = None
+
+
+class Policy:
+    """A causal language model with what training adds to it."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, adapter: Any = None) -> None:
+        """Wraps a transformers causal LM and its tokenizer; `adapter` is its PeftModel, if any."""
+        self.language_model = LanguageModel(model)
+        self.tokenizer = tokenizer
+        self.adapter = adapter
+        self.value_head: nn.Linear | None = None
+        self.shape_logits: ShapeLogits | None = None
+        self._reference: LanguageModel | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        seed: int = 0,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        lora_targets: str | list[str] = "all-linear",
+    ) -> Policy:
+        """Loads a policy.
+
+        Args:
+            source: a transformers folder, a hub id, or "tiny" for a small model made from scratch.
+            dtype: "float32", "bfloat16" or "float16", of the weights.
+            device: where it lives.
+            seed: of the weights that are made rather than loaded ("tiny", LoRA).
+            lora_rank: train LoRA adapters of this rank instead of the weights; 0 trains all.
+            lora_alpha: their scale times their rank; default twice the rank.
+            lora_targets: module names, or "all-linear".
+        Raises:
+            ConfigError: there is no causal language model there.
+        """
+        model, tokenizer = load_model(str(source), dtype=dtype, seed=seed)
+        adapter = None
+        if lora_rank:
+            adapter = add_adapter(
+                model, rank=lora_rank, alpha=lora_alpha, targets=lora_targets, seed=seed
+            )
+        model.to(device)
+        return cls(model, tokenizer, adapter=adapter)
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        return self.language_model.model
+
+    @property
+    def device(self) -> torch.device:
+        return self.language_model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.language_model.dtype
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens a row may have, or None where the model sets no limit."""
+        config = self.model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None)
+
+    @property
+    def end_token_ids(self) -> list[int]:
+        """Tokens that end a response: the generation config's and the tokenizer's."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        listed = configured if isinstance(configured, list) else [configured]
+        known = {*listed, self.tokenizer.eos_token_id} - {None}
+        return sorted(int(token) for token in known)
+
+    @property
+    def end_token_id(self) -> int:
+        """The token demonstrations end with."""
+        if self.tokenizer.eos_token_id is not None:
+            return int(self.tokenizer.eos_token_id)
+        if not self.end_token_ids:
+            raise ConfigError(
+                "the policy has no end token: set eos_token_id in its generation_config.json"
+            )
+        return self.end_token_ids[0]
+
+    def decode(self, token_ids: Sequence[TokenIds]) -> list[str]:
+        """Returns the texts of responses, without special tokens."""
+        texts: list[str] = self.tokenizer.batch_decode(
+            [list(map(int, row)) for row in token_ids],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        return texts
+
+    def add_value_head(self) -> nn.Linear:
+        """Adds V(s), a linear head in float32 that starts at exactly 0, and returns it."""
+        head = nn.Linear(self.language_model.width, 1, device=self.device)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        self.value_head = head
+        return head
+
+    def keep_reference(self) -> None:
+        """Freezes the policy as it is now as the reference of `reference_log_probs`.
+
+        Under LoRA the reference is the model below the adapters, which is the policy as loaded: a
+        folder that holds adapters is merged when it is loaded. Elsewhere it is a copy.
+        """
+        if self.adapter is None:
+            self._reference = LanguageModel(copy.deepcopy(self.model).requires_grad_(False))
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether `reference_log_probs` can be asked for."""
+        return self.adapter is not None or self._reference is not None
+
+    @contextmanager
+    def _reference_model(self) -> Iterator[LanguageModel]:
+        if self.adapter is not None:
+            with self.adapter.disable_adapter():
+                yield self.language_model
+        elif self._reference is not None:
+            yield self._reference
+        else:
+            raise ConfigError("the policy keeps no reference; call keep_reference() first")
+
+    @torch.no_grad()
+    def reference_log_probs(self, batch: RolloutBatch, *, temperature: float = 1.0) -> Tensor:
+        """Returns the frozen reference's log-probs of the responses, [B, T]."""
+        with self._reference_model() as model:
+            return _evaluate(model, batch, temperature=temperature).log_probs
+
+    def evaluate(
+        self,
+        batch: RolloutBatch,
+        *,
+        temperature: float = 1.0,
+        values: bool = False,
+        detach_values: bool = False,
+        logits: bool = False,
+        hidden: bool = False,
+    ) -> PolicyOutput:
+        """Returns what the policy says about the responses of `batch`, differentiably."""
+        if values and self.value_head is None:
+            raise ConfigError("the policy has no value head; call add_value_head() first")
+        return _evaluate(
+            self.language_model,
+            batch,
+            temperature=temperature,
+            value_head=self.value_head if values else None,
+            detach_values=detach_values,
+            logits=logits,
+            hidden=hidden,
+            shape_logits=self.shape_logits,
+        )
+
+    def final_values(self, batch: RolloutBatch) -> Tensor:
+        """Returns V of the state after each row's last token, [B]."""
+        if self.value_head is None:
+            raise ConfigError("the policy has no value head; call add_value_head() first")
+        hidden, _ = self.language_model.forward(batch.token_ids)
+        last = batch.prompt_lengths + batch.response_lengths - 1
+        rows = torch.arange(len(batch), device=hidden.device)
+        values: Tensor = self.value_head(hidden[rows, last].float()).squeeze(-1)
+        return values
+
+    def generate(
+        self,
+        prompts: Sequence[TokenIds],
+        *,
+        max_new_tokens: int,
+        num_samples: int = 1,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        row_ids: NDArray[np.int64] | None = None,
+    ) -> Generation:
+        """Samples `num_samples` responses to each prompt; see `Generation`.
+
+        Args:
+            prompts: R token id sequences of any lengths from 1 up.
+            row_ids: the samples' numbers in the run, R * num_samples; a draw depends on the seed
+                and its own number only. Default 0, 1, 2, ...
+        Raises:
+            ConfigError: a prompt is empty, or leaves no room in the model's context.
+        """
+        self._check_prompts(prompts, max_new_tokens)
+        num_rows = len(prompts) * num_samples
+        if num_rows == 0:
+            return Generation([], [], [])
+        return generate(
+            self.language_model,
+            prompts,
+            num_samples=num_samples,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            row_ids=np.arange(num_rows) if row_ids is None else row_ids,
+            end_token_ids=self.end_token_ids,
+            shape_logits=self.shape_logits,
+        )
+
+    def _check_prompts(self, prompts: Sequence[TokenIds], max_new_tokens: int) -> None:
+        limit = self.context_length
+        for number, prompt in enumerate(prompts):
+            if len(prompt) == 0:
+                raise ConfigError(f"prompt {number} has no tokens; a model needs at least one")
+            if limit is not None and len(prompt) + max_new_tokens > limit:
+                raise ConfigError(
+                    f"prompt {number} has {len(prompt)} tokens; with {max_new_tokens} new ones it "
+                    f"exceeds the model's context of {limit}: shorten it or lower max_new_tokens"
+                )
+
+    def trained_modules(self, extra: nn.Module | None = None) -> dict[str, nn.Module]:
+        """Returns what training changes, by name: the model, the value head, an algorithm's own."""
+        parts: dict[str, nn.Module | None] = {
+            "model": self.model,
+            "value_head": self.value_head,
+            "extra": extra,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def snapshot(self) -> Policy:
+        """Returns a frozen copy, without the reference."""
+        twin = Policy(copy.deepcopy(self.model).requires_grad_(False), self.tokenizer)
+        if self.value_head is not None:
+            twin.value_head = copy.deepcopy(self.value_head).requires_grad_(False)
+        twin.shape_logits = self.shape_logits
+        return twin
+
+    def fingerprint(self) -> str:
+        """Returns a SHA-256 over the model's parameters, names included."""
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Writes model and tokenizer in the transformers layout; LoRA adapters are merged in."""
+        model = self.model
+        if self.adapter is not None:
+            model = copy.deepcopy(self.adapter).merge_and_unload()
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def _evaluate(
+    model: LanguageModel,
+    batch: RolloutBatch,
+    *,
+    temperature: float,
+    value_head: nn.Module | None = None,
+    detach_values: bool = False,
+    logits: bool = False,
+    hidden: bool = False,
+    shape_logits: ShapeLogits | None = None,
+) -> PolicyOutput:
+    """The one forward pass behind every log-prob that is not the sampler's.
+
+    The state at position t - 1 predicts token t, and V(s_t) is read from that same state, so
+    nothing here sees the token it speaks about.
+    """
+    mask = batch.response_mask
+    rows, steps = mask.nonzero(as_tuple=True)  # N unmasked response tokens
+    states, all_logits = model.forward(batch.token_ids)
+    source = rows * batch.token_ids.shape[1] + batch.prompt_lengths[rows] - 1 + steps
+    packed = states.flatten(0, 1).index_select(0, source)  # [N, D]
+    stats = model.token_statistics(
+        packed,
+        None if all_logits is None else all_logits.flatten(0, 1).index_select(0, source),
+        batch.response_ids[mask],
+        temperature=temperature,
+        keep_logits=logits,
+        shape_logits=shape_logits,
+    )
+
+    def spread(values: Tensor) -> Tensor:  # [N, ...] -> [B, T, ...]
+        flat = values.new_zeros((mask.numel(), *values.shape[1:]))
+        target = rows * mask.shape[1] + steps
+        return flat.index_copy(0, target, values).unflatten(0, mask.shape)
+
+    values = None
+    if value_head is not None:
+        read = packed.detach() if detach_values else packed
+        values = spread(value_head(read.float()).squeeze(-1))
+    return PolicyOutput(
+        log_probs=spread(stats.log_probs),
+        entropy=spread(stats.entropy),
+        values=values,
+        logits=spread(stats.logits) if stats.logits is not None else None,
+        hidden=spread(packed) if hidden else None,
+    )

@@ -1,0 +1,98 @@
+"""What config.yaml says of a run, and what may not differ when it is resumed."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from alignzoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alignzoo.trainer import Trainer
+
+logger = logging.getLogger("alignzoo")
+
+LIBRARIES = ("alignzoo", "torch", "transformers", "numpy", "tokenizers", "safetensors")
+# A run resumed under other values of these would not be the same run.
+IDENTITY = ("algorithm", "options", "rewards", "data", "policy")
+
+
+def describe_run(trainer: Trainer, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns everything needed to run it again; `record` adds to it and overrides."""
+    import torch
+
+    algorithm = trainer.algorithm
+    kind = type(algorithm)
+    described = {
+        "algorithm": {
+            "class": f"{kind.__module__}:{kind.__qualname__}",
+            "options": algorithm.config.model_dump(mode="json"),
+        },
+        "options": trainer.options.model_dump(mode="json"),
+        "data": {
+            "fingerprint": trainer.dataset.fingerprint,
+            "train_rows": len(trainer.dataset.train),
+            "held_out_rows": len(trainer.dataset.held_out),
+        },
+        "policy": {"fingerprint": trainer.policy.fingerprint()},
+        "environment": {
+            "versions": {name: _version(name) for name in LIBRARIES},
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+            "cpu": _cpu(),
+        },
+    }
+    for name, value in record.items():
+        both_maps = isinstance(value, Mapping) and isinstance(described.get(name), dict)
+        described[name] = {**described[name], **value} if both_maps else value
+    return described
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    from alignzoo import kernels
+
+    return f"{platform.machine()}, {kernels.build_info()['isa']}"
+
+
+def find_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Checks that a resumed run is the run that was stopped.
+
+    Another torch build, CPU type or thread count is a warning, since results then differ by
+    rounding; another dataset, option, policy or plugin revision is an error.
+
+    Raises:
+        ConfigError: naming what differs, with both values.
+    """
+    for section in IDENTITY:
+        for name, (before, now) in _differences(saved.get(section), current.get(section)).items():
+            raise ConfigError(
+                f"the run was started with {section}{name} = {before!r} and is now {now!r}; "
+                "resume it unchanged, or say allow_changed"
+            )
+    pairs = _differences(saved.get("environment"), current.get("environment"))
+    for name, (before, now) in pairs.items():
+        logger.warning(
+            "resumed under another environment%s: %s, was %s; results may differ by rounding",
+            name,
+            now,
+            before,
+        )
+
+
+def _differences(before: Any, now: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in [*before, *(key for key in now if key not in before)]:
+            found |= _differences(before.get(name), now.get(name), f"{path}.{name}")
+        return found
+    return {} if before == now else {path: (before, now)}

@@ -1,0 +1,69 @@
+"""The options of a run, apart from the algorithm's own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from alignzoo.config import Config
+
+
+class TrainerOptions(Config):
+    """What the trainer's loop can be told."""
+
+    batch_size: int = Field(64, gt=0, description="responses (or demonstrations) per update")
+    max_new_tokens: int = Field(64, gt=0, description="longest response, in tokens")
+    temperature: float = Field(
+        1.0, gt=0, description="sampling temperature; every log-prob is taken at it"
+    )
+    seed: int = Field(0, ge=0, description="all randomness of the run comes from it")
+    eval_every: int = Field(10, gt=0, description="updates between held-out evaluations")
+    eval_fraction: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of the prompts or data held out where no evaluation file is given",
+    )
+    max_eval_rows: int = Field(128, gt=0, description="most rows one evaluation looks at")
+    max_length: int | None = Field(
+        None, gt=1, description="longest demonstration in tokens; default the model's context"
+    )
+    old_log_probs: Literal["auto", "sampler", "recompute"] = Field(
+        "auto",
+        description="where old log-probs come from: the sampler, or one pass of the training "
+        "forward; auto is sampler in float32, else recompute",
+    )
+    micro_batch_size: int | None = Field(
+        None, gt=0, description="sequences per forward pass; default by tokens"
+    )
+    max_refills: int = Field(
+        3, ge=0, description="times an update samples again for rows an algorithm dropped"
+    )
+    max_skipped: int = Field(5, ge=0, description="skipped updates in a row before the run fails")
+    checkpoint_every: int = Field(10, gt=0, description="updates between checkpoints")
+    keep_checkpoints: int = Field(2, gt=0, description="checkpoints kept")
+
+
+class RunOptions(TrainerOptions):
+    """What `alignzoo train` can be told, apart from the algorithm's options."""
+
+    policy: str = Field(..., description="model folder, hub id, or 'tiny'")
+    out: str = Field(..., description="folder of the run; must not hold another")
+    prompts: str | None = Field(None, description="file or hub id with a 'prompt' column")
+    data: str | None = Field(None, description="file or hub id with demonstrations")
+    reward: list[str] = Field(
+        default_factory=list,
+        description="id, id:{json options}, file.py:function or folder; several are summed",
+    )
+    steps: int = Field(100, gt=0, description="updates")
+    eval_prompts: str | None = Field(None, description="held-out prompts")
+    eval_data: str | None = Field(None, description="held-out demonstrations")
+    threads: int | None = Field(None, gt=0, description="CPU threads; default torch's own choice")
+    device: str = Field("cpu", description="where the policy lives")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the policy's weights"
+    )
+    lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank; 0 trains all")
+    lora_alpha: float | None = Field(None, gt=0, description="LoRA scale; default 2 * lora_rank")
+    lora_targets: str = Field("all-linear", description="module names, or all-linear")

@@ -1,0 +1,365 @@
+"""The loop: collect, learn, measure, save; and go on bitwise where a run was stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from alignzoo.algorithm import Algorithm, Metrics
+from alignzoo.checkpoint import read_latest_checkpoint, write_checkpoint
+from alignzoo.collection import Collected, DemonstrationSource, RolloutSource, Source
+from alignzoo.errors import ConfigError, RunError
+from alignzoo.evaluation import evaluate_demonstrations, evaluate_rollouts
+from alignzoo.learner import Learner, restrict
+from alignzoo.model_card import model_card
+from alignzoo.policy import Policy
+from alignzoo.progress import Progress
+from alignzoo.random_streams import global_state, seed_globals, set_global_state
+from alignzoo.report import write_report
+from alignzoo.rollout import RolloutBuffer
+from alignzoo.run_config import describe_run, find_differences
+from alignzoo.run_folder import RunFolder
+from alignzoo.run_options import TrainerOptions
+from alignzoo.scoring import RewardSum
+from alignzoo.training_data import Dataset, load_demonstrations, load_prompts
+
+Observer = Callable[[int, Mapping[str, float]], None]
+
+
+class Trainer:
+    """Trains a policy by an algorithm and keeps a folder that says everything about the run.
+
+    An update is one rollout and all learning from it; an offline algorithm takes one batch of
+    demonstrations instead. Each is one line of `metrics.jsonl`.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy | str,
+        algorithm: Algorithm,
+        out: str | Path,
+        reward: Any = None,
+        prompts: Any = None,
+        data: Any = None,
+        eval_prompts: Any = None,
+        eval_data: Any = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+        eval_every: int = 10,
+        eval_fraction: float = 0.1,
+        max_eval_rows: int = 128,
+        max_length: int | None = None,
+        old_log_probs: Literal["auto", "sampler", "recompute"] = "auto",
+        micro_batch_size: int | None = None,
+        max_refills: int = 3,
+        max_skipped: int = 5,
+        checkpoint_every: int = 10,
+        keep_checkpoints: int = 2,
+        observers: Sequence[Observer] = (),
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Takes objects, never ids.
+
+        Args:
+            policy: a `Policy`, or what `Policy.from_pretrained` takes.
+            algorithm: what `az.make` returns.
+            out: folder of the run; must not hold another, unless it is resumed.
+            reward: a reward, a function, or a list of them; summed.
+            prompts: file, hub id, or list of prompts, for algorithms that sample.
+            data: file, hub id, or list of demonstrations, for algorithms that do not.
+            eval_prompts: held-out prompts; else `eval_fraction` of `prompts` is held out.
+            eval_data: held-out demonstrations; else `eval_fraction` of `data` is held out.
+            observers: called as `observer(step, metrics)` after each update.
+            record: what else config.yaml says, such as plugin owners.
+
+        The other options are those of `alignzoo.run_options.TrainerOptions`.
+        """
+        self.options = TrainerOptions(
+            seed=seed,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            eval_every=eval_every,
+            eval_fraction=eval_fraction,
+            max_eval_rows=max_eval_rows,
+            max_length=max_length,
+            old_log_probs=old_log_probs,
+            micro_batch_size=micro_batch_size,
+            max_refills=max_refills,
+            max_skipped=max_skipped,
+            checkpoint_every=checkpoint_every,
+            keep_checkpoints=keep_checkpoints,
+        )
+        self.policy = (
+            policy if isinstance(policy, Policy) else Policy.from_pretrained(policy, seed=seed)
+        )
+        self.algorithm = algorithm
+        self.observers = list(observers)
+        self.folder = RunFolder(out)
+        needs = algorithm.needs
+        if needs.source == "rollouts":
+            self.reward = self._require_reward(reward)
+            self.dataset: Dataset[Any] = load_prompts(
+                self.policy, self._require(prompts, "prompts"), eval_prompts, self.options
+            )
+        elif needs.source == "demonstrations":
+            self.dataset = load_demonstrations(
+                self.policy, self._require(data, "data"), eval_data, self.options
+            )
+        else:
+            raise ConfigError(
+                f"{type(algorithm).__name__} learns from {needs.source}, which this trainer does "
+                "not read; expected an algorithm that needs rollouts or demonstrations"
+            )
+        self.config = describe_run(self, record or {})
+        self._prepare_learning()
+
+    def _require(self, value: Any, name: str) -> Any:
+        if value is None:
+            raise ConfigError(
+                f"{type(self.algorithm).__name__} learns from {self.algorithm.needs.source}; "
+                f"give it {name}"
+            )
+        return value
+
+    def _require_reward(self, reward: Any) -> RewardSum:
+        return RewardSum.of(self._require(reward, "a reward"))
+
+    def _prepare_learning(self) -> None:
+        needs, options = self.algorithm.needs, self.options
+        seed_globals(options.seed)
+        if needs.values:
+            self.policy.add_value_head()
+        samples = needs.source == "rollouts"
+        if needs.ref_log_probs or (samples and self.algorithm.config.kl_in != "none"):
+            self.policy.keep_reference()
+        if type(self.algorithm).shape_logits is not Algorithm.shape_logits:
+            self.policy.shape_logits = self.algorithm.shape_logits
+        self.buffer = RolloutBuffer(needs.columns, keep_versions=1 + needs.replay)
+        self.learner = Learner(
+            self.policy,
+            self.algorithm,
+            self.buffer,
+            temperature=options.temperature if samples else 1.0,
+            micro_batch_size=options.micro_batch_size,
+            seed=options.seed,
+        )
+        self.source: Source = self._make_source(samples)
+        self.step = 0
+        self.num_tokens = 0
+        self.num_unscorable = 0
+        self.num_skipped = 0
+        self.num_skipped_in_a_row = 0
+
+    def _make_source(self, samples: bool) -> Source:
+        if samples:
+            return RolloutSource(
+                self.learner, self.algorithm, self.reward, self.dataset.train, self.options
+            )
+        return DemonstrationSource(self.learner, self.algorithm, self.dataset.train, self.options)
+
+    def run(
+        self, steps: int, *, resume: bool = False, allow_changed: bool = False
+    ) -> list[dict[str, Any]]:
+        """Trains until update `steps` and returns the lines of metrics.jsonl.
+
+        Args:
+            resume: go on from the newest whole checkpoint of the folder.
+            allow_changed: go on although dataset, options, policy or plugins differ.
+        Raises:
+            ConfigError: the folder holds a run already, or what is resumed differs.
+            RunError: more than `max_skipped` updates in a row could not be used.
+        """
+        if resume:
+            self._resume(steps, allow_changed)
+        else:
+            self.folder.create({**self.config, "steps": steps})
+            self._write_first_samples()
+        if self.step < steps:
+            with Progress(steps, self.step, type(self.algorithm).__name__) as progress:
+                for note in self.dataset.notes:
+                    progress.note(note)
+                while self.step < steps:
+                    progress.update(self.step + 1, self._update(steps))
+        self._finish()
+        return self.folder.read("metrics.jsonl")
+
+    def _update(self, steps: int) -> dict[str, Any]:
+        """Makes one update, writes its line, and a checkpoint where one is due."""
+        start = time.perf_counter()
+        step = self.step + 1
+        collected = self.source.collect(step)
+        collected_at = time.perf_counter()
+        self.num_tokens += collected.num_tokens
+        self.num_unscorable += collected.num_unscorable
+        metrics = collected.metrics
+        if collected.batch is not None:
+            metrics.merge(self._learn(step, collected))
+        self._count_skipped(step, collected)
+        self.step = step
+        line = self._line(metrics)
+        learned_at = time.perf_counter()
+        is_due = step == 1 or step % self.options.eval_every == 0
+        if is_due or step == steps:
+            line |= self._evaluate(step, collected)
+        line["seconds"] = time.perf_counter() - start
+        self.folder.append("metrics.jsonl", [line])
+        self.folder.append(
+            "timings.jsonl",
+            [
+                {
+                    "step": step,
+                    "collect": collected_at - start,
+                    "learn": learned_at - collected_at,
+                    "evaluate": time.perf_counter() - learned_at,
+                }
+            ],
+        )
+        self.algorithm.after_update(step, {k: v for k, v in line.items() if v is not None})
+        for observer in self.observers:
+            observer(step, line)
+        self._fail_if_stuck()
+        if step % self.options.checkpoint_every == 0 or step == steps:
+            self._write_checkpoint()
+        return line
+
+    def _learn(self, step: int, collected: Collected) -> Metrics:
+        assert collected.batch is not None
+        self.learner.begin_update(step)
+        batch = restrict(collected.batch, self.algorithm, may_write=True)
+        metrics = self.algorithm.update(batch, self.learner)
+        if self.learner.skipped_rows:
+            collected.fault = "a loss or gradient was not finite"
+            collected.culprits = self.source.describe(self.learner.skipped_rows)
+        return metrics
+
+    def _count_skipped(self, step: int, collected: Collected) -> None:
+        if collected.fault is None:
+            self.num_skipped_in_a_row = 0
+            return
+        self.num_skipped += 1
+        self.num_skipped_in_a_row += 1
+        self.last_fault = collected.fault
+        rows = collected.culprits or [{}]
+        self.folder.append(
+            "skipped.jsonl", [{**row, "step": step, "reason": collected.fault} for row in rows]
+        )
+
+    def _fail_if_stuck(self) -> None:
+        if self.num_skipped_in_a_row > self.options.max_skipped:
+            raise RunError(
+                f"{self.num_skipped_in_a_row} updates in a row were skipped, the last because "
+                f"{self.last_fault}; max_skipped is {self.options.max_skipped}. The rows are in "
+                f"{self.folder.path / 'skipped.jsonl'}: check the reward, lower the learning rate, "
+                "or raise max_skipped"
+            )
+
+    def _line(self, metrics: Metrics) -> dict[str, Any]:
+        """Returns one line of metrics.jsonl; what is not finite is null."""
+        values = {k: v if math.isfinite(v) else None for k, v in metrics.result().items()}
+        if self.algorithm.needs.source == "rollouts":
+            values["unscorable"] = self.num_unscorable
+            if self.algorithm.kl_coef:
+                values["kl_coef"] = self.algorithm.kl_coef
+        return {
+            "step": self.step,
+            **values,
+            "learning_rate": self.learner.optimizer.param_groups[0]["lr"],
+            "tokens": self.num_tokens,
+            "skipped_updates": self.num_skipped,
+        }
+
+    def _evaluate(self, step: int, collected: Collected | None) -> dict[str, Any]:
+        """Returns the held-out metrics and writes samples."""
+        samples = collected.samples if collected is not None else []
+        metrics: dict[str, Any] = {}
+        if self.dataset.held_out and isinstance(self.source, DemonstrationSource):
+            metrics = evaluate_demonstrations(self.learner, self.dataset.held_out)
+        elif self.dataset.held_out:
+            metrics, scored = evaluate_rollouts(
+                self.learner,
+                self.reward,
+                self.dataset.held_out,
+                max_new_tokens=self.options.max_new_tokens,
+                temperature=self.options.temperature,
+                seed=self.options.seed,
+            )
+            rows = range(min(8, len(scored.texts)))
+            samples = [scored.sample(row, step=step, split="held-out") for row in rows]
+        self.folder.append("samples.jsonl", samples)
+        return metrics
+
+    def _write_first_samples(self) -> None:
+        self.baseline = self._evaluate(0, None)
+
+    def _write_checkpoint(self) -> None:
+        self.folder.sync()
+        write_checkpoint(
+            self.folder.checkpoints,
+            self.step,
+            {
+                "source": self.source.state_dict(),
+                "algorithm": self.algorithm.state_dict(),
+                "optimizer_steps": self.learner.num_steps,
+                "num_tokens": self.num_tokens,
+                "num_unscorable": self.num_unscorable,
+                "num_skipped": self.num_skipped,
+                "num_skipped_in_a_row": self.num_skipped_in_a_row,
+                "baseline": self.baseline,
+                "random": global_state(),
+            },
+            self.learner.state_tensors(),
+            write_more=self._write_buffer,
+            keep=self.options.keep_checkpoints,
+        )
+
+    def _write_buffer(self, folder: Path) -> None:
+        if self.algorithm.needs.replay:
+            self.buffer.save(folder / "buffer")
+
+    def _resume(self, steps: int, allow_changed: bool) -> None:
+        saved = self.folder.read_config()
+        if not allow_changed:
+            find_differences(saved, self.config)
+        checkpoint = read_latest_checkpoint(self.folder.checkpoints)
+        if checkpoint is None:
+            self.folder.cut_back(-1)
+            self._write_first_samples()
+        else:
+            if checkpoint.step > steps:
+                raise ConfigError(
+                    f"steps is {steps}, but the run has made {checkpoint.step}; steps may only grow"
+                )
+            self._restore(checkpoint.step, checkpoint.state, checkpoint.tensors, checkpoint.folder)
+        self.folder.write_config({**saved, **self.config, "steps": steps})
+
+    def _restore(
+        self, step: int, state: Mapping[str, Any], tensors: Mapping[str, Any], folder: Path
+    ) -> None:
+        self.learner.load_state(tensors, state["optimizer_steps"])
+        if self.algorithm.needs.replay:
+            self.buffer = RolloutBuffer.load(folder / "buffer")
+            self.learner.set_buffer(self.buffer)
+        self.source.load_state_dict(state["source"])
+        self.algorithm.load_state_dict(state["algorithm"])
+        for name in ("num_tokens", "num_unscorable", "num_skipped", "num_skipped_in_a_row"):
+            setattr(self, name, state[name])
+        self.baseline = state["baseline"]
+        set_global_state(state["random"])
+        self.step = step
+        self.folder.cut_back(step)
+
+    def _finish(self) -> None:
+        """Writes final/ and report.html."""
+        self.policy.save(self.folder.final)
+        card = model_card(self.folder.read_config(), self.folder.read("metrics.jsonl"))
+        (self.folder.final / "README.md").write_text(card, encoding="utf-8")
+        write_report(self.folder.path)
