@@ -81,11 +81,14 @@ def restore(table: Table, next_row: int, tensors: Mapping[str, Array]) -> None:
     Raises:
         DataError: the arrays do not fit each other.
     """
-    count = len(tensors["rows"])
+    numbers = tensors["rows"]
+    count = len(numbers)
     lengths, prompt_lengths = tensors["response_lengths"], tensors["prompt_lengths"]
     _check("prompt_ids", tensors["prompt_ids"], int(prompt_lengths.sum()), "int32")
     for name in ("rows", "prompt_lengths", "response_lengths"):
         _check(name, tensors[name], count, "int64")
+    if (lengths < 1).any() or (prompt_lengths < 0).any() or (np.diff(numbers) < 1).any():
+        raise DataError("lengths or row numbers are out of range")
     columns = {key[7:]: array for key, array in tensors.items() if key.startswith("column.")}
     for name, array in columns.items():
         column = table.schema[name]
@@ -93,10 +96,22 @@ def restore(table: Table, next_row: int, tensors: Mapping[str, Array]) -> None:
         _check(name, array, size, column.dtype)
         _check(f"filled.{name}", tensors[f"filled.{name}"], count, "bool")
     table.extend((tensors["prompt_ids"], prompt_lengths), lengths, columns)
-    table.numbers.data[:] = tensors["rows"]
-    table.next_row = next_row
+    table.numbers.data[:] = numbers
+    table.next_row = check_next("next_row", next_row, numbers)
     for name in columns:
         table.filled[name].data[:] = tensors[f"filled.{name}"]
+
+
+def check_next(name: str, number: Any, used: Array) -> int:
+    """Returns `number`, which is to be given out next.
+
+    Raises:
+        DataError: not an integer above all of `used`.
+    """
+    least = int(used.max(initial=-1)) + 1
+    if not isinstance(number, int) or number < least:
+        raise DataError(f"{name} is {number}; expected at least {least}")
+    return number
 
 
 def _check(name: str, array: Array, size: int, dtype: str) -> None:

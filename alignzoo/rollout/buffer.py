@@ -46,9 +46,10 @@ class RolloutBuffer:
         max_bytes: int | None = None,
         float_dtype: str = "float32",
     ) -> None:
-        for name, number in (("keep_versions", keep_versions), ("max_bytes", max_bytes)):
-            if number is not None and number < 1:
-                raise ConfigError(f"{name} is {number}; expected at least 1.")
+        if not isinstance(keep_versions, int) or keep_versions < 1:
+            raise ConfigError(f"keep_versions is {keep_versions}; expected at least 1.")
+        if max_bytes is not None and max_bytes < 1:
+            raise ConfigError(f"max_bytes is {max_bytes}; expected at least 1, or None.")
         self.own_columns = dict(columns or {})
         self.keep_versions = keep_versions
         self.max_bytes = max_bytes
@@ -345,6 +346,8 @@ class RolloutBuffer:
     def _make_room(self, version: int, columns: Collection[str], new_bytes: int, keep: int) -> None:
         """Lets rows go so that `version`, with `columns` and `new_bytes` more, has room."""
         versions, table = self._held("policy_version"), self._table
+        if self.max_bytes is None and len(versions) and versions[-1] == version:
+            return  # no newer version has come, so nothing has to leave
         sizes = table.row_nbytes(table.prompts.lengths, table.responses.lengths, columns)
         leaving = eviction.beyond_bytes(
             versions,
@@ -388,6 +391,8 @@ class RolloutBuffer:
                 max_bytes=state["max_bytes"],
                 float_dtype=state["float_dtype"],
             )
-            buffer._next_group = int(state["next_group"])
-            archive.restore(buffer._table, int(state["next_row"]), tensors)
+            archive.restore(buffer._table, state["next_row"], tensors)
+            buffer._next_group = archive.check_next(
+                "next_group", state["next_group"], buffer._held("group_ids")
+            )
         return buffer
