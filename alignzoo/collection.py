@@ -226,7 +226,7 @@ class RolloutSource:
             mask = batch.response_mask
             penalty = kernels.kl_penalty(old_log_probs, ref_log_probs, estimator="k1")
             penalty = torch.where(mask, penalty, 0.0)
-            kl = float(penalty.double().sum())
+            kl = float(penalty.double().sum()) + 0.0  # never -0.0
             metrics.merge(Metrics({"kl": (kl, len(rows))}))
         buffer.set("rewards", self._rewards(batch, penalty), rows)
         batch = buffer.batch(rows, device=self.policy.device)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from alignzoo.errors import ConfigError
 from alignzoo.plugin_loader import Plugin
 from alignzoo.plugin_registry import Entry
 
@@ -58,3 +61,21 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "distribution": entry.plugin.distribution,
         "version": entry.plugin.version,
     }
+
+
+def replace_lines(path: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes rows as JSON lines, atomically: the file is replaced whole or not at all.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    target = Path(path)
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        aside.replace(target)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise ConfigError(f"--out '{path}' cannot be written: {error.strerror}.") from None

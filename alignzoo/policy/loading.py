@@ -25,7 +25,7 @@ def load_model(source: str, *, dtype: str, seed: int) -> tuple[Any, Any]:
         model, tokenizer = make_model(seed)
         return model.to(DTYPES[dtype]), tokenizer
     folder = Path(source)
-    if folder.exists():
+    if folder.exists() or source.startswith(("/", ".", "~")) or source.count("/") > 1:
         _check_folder(folder)
     if (folder / "adapter_config.json").exists():
         return _load_with_adapter(source, DTYPES[dtype])
@@ -33,6 +33,8 @@ def load_model(source: str, *, dtype: str, seed: int) -> tuple[Any, Any]:
 
 
 def _check_folder(folder: Path) -> None:
+    if not folder.exists():
+        raise ConfigError(f"policy folder '{folder}' does not exist")
     if not folder.is_dir():
         raise ConfigError(f"policy '{folder}' is a file; expected a transformers model folder")
     if not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):

@@ -1,0 +1,285 @@
+"""`alignzoo train ALGO`: aligns a language model and keeps a folder that says how."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignzoo.cli.arguments import Parser
+from alignzoo.cli.options import Given, OptionSet
+from alignzoo.config import build_config
+from alignzoo.errors import ConfigError
+from alignzoo.plugin_registry import Entry, Registry, registry, select_plugins, selected_plugins
+from alignzoo.run_folder import RunFolder
+from alignzoo.run_options import RunOptions, TrainerOptions
+
+if TYPE_CHECKING:
+    from alignzoo.trainer import Trainer
+
+USAGE = "alignzoo train ALGO --policy P --out DIR [--prompts F | --data F] [--reward R]..."
+PATH_OPTIONS = ("policy", "prompts", "data", "eval_prompts", "eval_data")
+
+
+def run(arguments: list[str]) -> int:
+    """Trains, or goes on with a run, and prints where the model and the report are."""
+    saved = _saved_config(arguments)
+    if saved is not None:
+        select_plugins(saved.get("plugins", []) or selected_plugins())
+    found = registry()
+    id, rest = _algorithm_id(arguments, saved)
+    config_class = found.algorithm(id).Config
+    parser = Parser(f"train {id}", found.find("algorithm", id).spec.summary)
+    options = OptionSet({"run": RunOptions, id: config_class})
+    options.add_to(parser)
+    parser.switch("resume", "go on with the run in --out; everything else comes from there")
+    parser.switch("allow-changed", "resume although data, options or plugins differ")
+    namespace = parser.parse(rest)
+    given = options.read(namespace)
+    if saved is not None:
+        given = _merge(saved, given, namespace.allow_changed)
+    run_options = given.build(RunOptions, f"train {id}")
+    algorithm_options = given.build(config_class, id).model_dump()
+    set_threads(run_options.threads)
+    quiet_transformers()
+    trainer = _make_trainer(found, id, run_options, algorithm_options)
+    try:
+        lines = trainer.run(
+            run_options.steps, resume=saved is not None, allow_changed=namespace.allow_changed
+        )
+    finally:
+        _say_where(trainer, run_options)
+    _summarise(trainer, lines)
+    return 0
+
+
+def _saved_config(arguments: list[str]) -> dict[str, Any] | None:
+    """Returns the config.yaml of the run to resume, or None where none is asked for."""
+    parser = Parser("train", USAGE)
+    parser.switch("resume", "")
+    parser.add_argument("--out")
+    known = [word for word in arguments if word.startswith("--resume")]
+    if not known or not parser.parse([known[-1]]).resume:
+        return None
+    for i, word in enumerate(arguments):
+        if word == "--out" and i + 1 < len(arguments):
+            return RunFolder(arguments[i + 1]).read_config()
+        if word.startswith("--out="):
+            return RunFolder(word.partition("=")[2]).read_config()
+    raise ConfigError("--resume needs --out DIR, the folder of the run to go on with")
+
+
+def _algorithm_id(arguments: list[str], saved: Mapping[str, Any] | None) -> tuple[str, list[str]]:
+    if arguments and not arguments[0].startswith("-"):
+        id, rest = arguments[0], arguments[1:]
+        if saved is not None and id != saved["algorithm"]["id"]:
+            raise ConfigError(
+                f"the run was started with algorithm '{saved['algorithm']['id']}', not '{id}'; "
+                "resume it unchanged"
+            )
+        return id, rest
+    if saved is not None:
+        return str(saved["algorithm"]["id"]), arguments
+    if any(word in ("-h", "--help") for word in arguments):
+        raise ConfigError(f"name an algorithm to see its options: {USAGE} --help")
+    raise ConfigError(f"give the algorithm first: {USAGE}")
+
+
+def _merge(saved: Mapping[str, Any], given: Given, allow_changed: bool) -> Given:
+    """Returns the options of a saved run; one given again must agree, only steps may grow."""
+    values = {**saved["run"], **saved["options"], **saved["algorithm"]["options"]}
+    values["steps"] = saved["steps"]
+    for name, value in given.values.items():
+        if name == "out":
+            continue
+        before, now = str(values.get(name)), str(_normal(name, value))
+        if name != "steps" and before != now and not allow_changed:
+            raise ConfigError(
+                f"{given.spelling[name]} is {now}, but the run was started with {before}; leave it "
+                "out, or say --allow-changed"
+            )
+        values[name] = value
+    values["out"] = given.values["out"]
+    return Given(values, given.spelling, given.explicit, given.from_file)
+
+
+def _normal(name: str, value: Any) -> Any:
+    """Returns an option as config.yaml keeps it: paths that exist are absolute."""
+    if name in PATH_OPTIONS and isinstance(value, str) and Path(value).exists():
+        return str(Path(value).resolve())
+    if name == "reward":
+        return [_normal_reward(text) for text in value]
+    if isinstance(value, str):
+        return _number(value)
+    return value
+
+
+def _normal_reward(text: str) -> str:
+    function = re.match(r"(.+\.py)(:.*)$", text)
+    if function and Path(function[1]).exists():
+        return str(Path(function[1]).resolve()) + function[2]
+    return str(Path(text).resolve()) if Path(text).is_dir() else text
+
+
+def _number(text: str) -> Any:
+    """Returns what a flag's text stands for, so that 1e-3 and 0.001 are the same."""
+    if text in ("none", "true", "false"):
+        return {"none": None, "true": True, "false": False}[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _make_trainer(
+    found: Registry, id: str, options: RunOptions, algorithm_options: Mapping[str, Any]
+) -> Trainer:
+    _check_out(options.out)
+    entry = found.find("algorithm", id)
+    from alignzoo.policy import Policy
+    from alignzoo.scoring import resolve_rewards
+    from alignzoo.trainer import Trainer
+
+    algorithm = found.build("algorithm", id, algorithm_options)
+    source = algorithm.needs.source
+    _check_source(id, source, options)
+    reward = resolve_rewards(options.reward, found) if source == "rollouts" else None
+    policy = Policy.from_pretrained(
+        options.policy,
+        dtype=options.dtype,
+        device=check_device(options.device),
+        seed=options.seed,
+        lora_rank=options.lora_rank,
+        lora_alpha=options.lora_alpha,
+        lora_targets=options.lora_targets,
+    )
+    return Trainer(
+        policy=policy,
+        algorithm=algorithm,
+        reward=reward,
+        prompts=options.prompts,
+        data=options.data,
+        eval_prompts=options.eval_prompts,
+        eval_data=options.eval_data,
+        out=options.out,
+        observers=[found.on_update],
+        record=_record(found, entry, options),
+        **options.model_dump(include=set(TrainerOptions.model_fields)),
+    )
+
+
+def _check_out(out: str) -> None:
+    """Fails early where `out` cannot be made; whether it holds a run is the trainer's check."""
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ConfigError(f"--out '{out}' is a file; expected a folder to make")
+
+
+def _check_source(id: str, source: str, options: RunOptions) -> None:
+    """Says which of --prompts, --reward and --data the algorithm lacks or cannot use."""
+    wanted = {"rollouts": ("prompts", "reward")}.get(source, ("data",))
+    for name in ("prompts", "reward", "data"):
+        value = getattr(options, name)
+        if name in wanted and not value:
+            raise ConfigError(f"{id} learns from {source}; give it --{name}")
+        if name not in wanted and value:
+            raise ConfigError(f"{id} learns from {source} and has no use for --{name}; leave it out")
+
+
+def _record(found: Registry, entry: Entry, options: RunOptions) -> dict[str, Any]:
+    """Returns what config.yaml says beside the trainer's own: options, ids and their owners."""
+    own = set(RunOptions.model_fields) - set(TrainerOptions.model_fields) - {"out", "steps"}
+    run = {name: _normal(name, getattr(options, name)) for name in sorted(own)}
+    return {
+        "run": run,
+        "plugins": list(selected_plugins()),
+        "algorithm": {"id": entry.id, **_owner(entry)},
+        "rewards": [
+            {"reward": text, **_reward_owner(found, text)} for text in run["reward"]
+        ],
+    }
+
+
+def _owner(entry: Entry) -> dict[str, Any]:
+    return {
+        "distribution": entry.plugin.distribution or None,
+        "version": entry.plugin.version or None,
+        "revision": getattr(entry.spec, "revision", None),
+        "paper": getattr(entry.spec, "paper", None),
+    }
+
+
+def _reward_owner(found: Registry, text: str) -> dict[str, Any]:
+    """Returns whose a reward is; a function in a file is known by the file's own text."""
+    import hashlib
+
+    from alignzoo.scoring import parse_reward
+
+    parsed = parse_reward(text, lambda name: bool(found.matches("reward", name)))
+    if parsed.kind == "id":
+        return _owner(found.find("reward", parsed.name))
+    path = Path(parsed.name.rpartition(":")[0] if parsed.kind == "function" else parsed.name)
+    return (
+        {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
+    )
+
+
+def set_threads(count: int | None) -> None:
+    """Limits torch and the kernels to `count` threads."""
+    if count is None:
+        return
+    os.environ["ALIGNZOO_NUM_THREADS"] = str(count)
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def check_device(device: str) -> str:
+    """Returns the device where it can be used.
+
+    Raises:
+        ConfigError: it is not the CPU, the one the kernels of this release run on.
+    """
+    if device != "cpu":
+        raise ConfigError(
+            f"--device is '{device}'; the kernels of this release run on the CPU: give --device cpu"
+        )
+    return device
+
+
+def quiet_transformers() -> None:
+    """Leaves the terminal to our own progress."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _say_where(trainer: Trainer, options: RunOptions) -> None:
+    """Tells how to go on with a run that failed or was interrupted."""
+    if sys.exc_info()[0] is not None and trainer.step:
+        print(
+            f"{trainer.step} updates are done; go on with: "
+            f"alignzoo train --resume --out {options.out}",
+            file=sys.stderr,
+        )
+
+
+def _summarise(trainer: Trainer, lines: list[dict[str, Any]]) -> None:
+    last = lines[-1] if lines else {}
+    parts = []
+    for name in ("score_mean", "loss"):
+        if last.get(name) is not None and lines[0].get(name) is not None:
+            parts.append(f"{name} {lines[0][name]:.4g} -> {last[name]:.4g}")
+    for name, before in trainer.baseline.items():
+        if name in ("eval_score_mean", "eval_loss") and last.get(name) is not None:
+            parts.append(f"{name} {before:.4g} -> {last[name]:.4g}")
+    if last.get("kl") is not None:
+        parts.append(f"kl {last['kl']:.4g} nats")
+    print(f"{len(lines)} updates: {', '.join(parts)}" if parts else f"{len(lines)} updates")
+    print(f"model:  {trainer.folder.final}")
+    print(f"report: {trainer.folder.path / 'report.html'}")
