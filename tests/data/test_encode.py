@@ -1,4 +1,4 @@
-"""Token ids of prompts and demonstrations: exact boundaries, and loss where the assistant writes."""
+"""Token ids of prompts and demonstrations: exact boundaries, loss where the assistant writes."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_template_without_end_tokens_ends_the_last_turn_alone(chatml: Any) -> 
 
 
 def test_a_template_that_writes_more_into_the_last_turn_alone_is_understood(chatml: Any) -> None:
-    """Qwen's puts an empty thought before the last answer; the policy must write it, so it learns it."""
+    """Qwen's puts an empty thought before the last answer; the policy has to write it."""
     chatml.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
         "{% if loop.last and m['role'] == 'assistant' %}(thought)\n{% endif %}"

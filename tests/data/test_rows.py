@@ -6,6 +6,7 @@ import gzip
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,6 +88,36 @@ def test_without_the_data_extra_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'alignzoo\[data\]'"):
         read_rows(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("owner/name", ("owner/name", None, "train")),
+        ("owner/name:test", ("owner/name", None, "test")),
+        ("owner/name:config:test", ("owner/name", "config", "test")),
+    ],
+)
+def test_a_hub_id_may_name_config_and_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, expected: tuple[str, ...]
+) -> None:
+    def load_dataset(path: str, config: str | None, *, split: str) -> list[dict[str, object]]:
+        return [{"prompt": "x", "asked": (path, config, split)}]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    row = read_rows(source)[0]
+    assert (row.values["asked"], row.where) == (expected, f"{source}, row 1")
+
+
+def test_what_the_hub_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*args: object, **options: object) -> None:
+        raise ConnectionError("cannot reach the hub")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(DataError, match="owner/name is no file, and as a hub id it cannot be read"):
+        read_rows("owner/name")
 
 
 BAD_FILES = {
