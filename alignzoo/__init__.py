@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from alignzoo import testing as testing
     from alignzoo.algorithm import Algorithm as Algorithm
     from alignzoo.algorithm import Column as Column
+    from alignzoo.algorithm import Gradient as Gradient
+    from alignzoo.algorithm import Learner as Learner
     from alignzoo.algorithm import Loss as Loss
     from alignzoo.algorithm import Max as Max
     from alignzoo.algorithm import Metrics as Metrics
     from alignzoo.algorithm import Needs as Needs
+    from alignzoo.algorithm import StepResult as StepResult
     from alignzoo.config import AlgorithmConfig as AlgorithmConfig
     from alignzoo.config import RewardConfig as RewardConfig
     from alignzoo.errors import AlignzooError as AlignzooError
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "algorithm": "Algorithm Column Loss Max Metrics Needs",
+    "algorithm": "Algorithm Column Gradient Learner Loss Max Metrics Needs StepResult",
     "config": "AlgorithmConfig RewardConfig",
     "errors": "AlignzooError ConfigError DataError PluginError RunError",
     "hookspecs": "hookimpl",

@@ -90,6 +90,6 @@ def _explain(cls: type[Config], error: ValidationError, spelling: Mapping[str, s
     if first["type"] == "missing" and len(path) == 1:
         return f"{name} is needed: {cls.model_fields[path[0]].description}"
     wanted = message.replace("Input should be", "it should be").replace("Input", "it")
-    wanted = wanted.partition(", unable to parse")[0]
+    wanted = wanted.partition(", unable to")[0]
     inside = "." + ".".join(path[1:]) if len(path) > 1 else ""
     return f"{name}{inside} is {first['input']!r}; {wanted[:1].lower()}{wanted[1:]}"

@@ -155,7 +155,8 @@ def _version() -> int:
 
 
 def _module(command: str) -> str:
-    return f"alignzoo.cli.{command.replace('-', '_')}"
+    # A submodule is an attribute of this package, and `list` would hide the builtin here.
+    return f"alignzoo.cli.{'listing' if command == 'list' else command.replace('-', '_')}"
 
 
 def _exists(command: str) -> bool:
