@@ -59,7 +59,7 @@ def read_rows(source: DataSource, *, name: str = "data") -> list[Row]:
     `owner/name:config:split`; the split is `train` unless given.
 
     Args:
-        source: path, hub id, or a sequence whose items are dicts.
+        source: path, hub id, or a sequence of dicts or of `Row`, which keep their place.
         name: what error messages call a sequence.
     Raises:
         DataError: the file is absent, empty or malformed; the message names file and line.
@@ -106,9 +106,12 @@ def _plain(value: Any) -> Any:
 
 def _list_rows(items: Sequence[Any], name: str) -> Iterator[Row]:
     for index, item in enumerate(items):
-        if not isinstance(item, Mapping):
+        if isinstance(item, Row):
+            yield item
+        elif isinstance(item, Mapping):
+            yield Row(dict(item), name, index, "index")
+        else:
             raise DataError(f"{name}[{index}] is {describe(item)}; expected a dict of columns.")
-        yield Row(dict(item), name, index, "index")
 
 
 def _file_rows(path: Path, name: str) -> Iterator[Row]:

@@ -195,3 +195,9 @@ def test_the_fingerprint_of_prompts_covers_their_columns() -> None:
     assert fingerprint(answer=np.arange(3)) == fingerprint(answer=[0, 1, 2])
     assert fingerprint(answer=1) != fingerprint(answer=2)
     assert fingerprint(check=object()) == fingerprint(check=object())
+
+
+def test_rows_read_before_keep_their_place(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path, "a.jsonl", CONTENTS["a.jsonl"]))
+    assert read_rows(rows) == rows
+    assert [prompt.where for prompt in read_prompts(rows)] == [row.where for row in rows]
