@@ -51,10 +51,13 @@ def poison(x: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator) -> 
 
 def lay_out(x: np.ndarray, layout: str) -> np.ndarray:
     """The same numbers in another memory layout."""
+    if x.ndim == 0:
+        return np.array(x)
     if layout == "transposed":
         return np.ascontiguousarray(x.T).T
     if layout == "strided":
-        spacious = np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan).astype(x.dtype)
+        fill = np.nan if x.dtype.kind == "f" else 1
+        spacious = np.full((*x.shape[:-1], 2 * x.shape[-1]), fill, x.dtype)
         spacious[..., ::2] = x
         return spacious[..., ::2]
     if layout == "reversed":

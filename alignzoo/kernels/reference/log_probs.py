@@ -59,21 +59,19 @@ def token_log_probs_grad(
 ) -> Floats:
     """Gradient in the logits: (g (1[j = y] - p_j) - h p_j (log p_j + H)) / temperature.
 
-    g and h are the gradients that arrive at the log-prob and at the entropy H. Ignored targets
-    give 0.
+    g and h are the gradients that arrive at the log-prob and at the entropy H. Ignored targets,
+    and rows where both are 0, give 0 whatever their logits.
     """
     y = np.asarray(targets, np.int64)
     counted = _check_targets(y, np.shape(logits)[-1], ignore_index)
     log_p = _log_softmax(logits, temperature)
     p = np.exp(log_p)
     g = np.where(counted, np.asarray(grad_log_probs, np.float64), 0.0)[..., None]
+    h = np.where(counted, np.asarray(0.0 if grad_entropy is None else grad_entropy), 0.0)[..., None]
     is_target = np.arange(p.shape[-1]) == y[..., None]
-    grad = g * (is_target - p)
-    if grad_entropy is not None:
-        h = np.where(counted, np.asarray(grad_entropy, np.float64), 0.0)[..., None]
-        finite_log_p = np.where(p > 0, log_p, 0.0)
-        grad = grad - h * p * (finite_log_p + _entropy(log_p)[..., None])
-    return np.asarray(np.where(counted[..., None], grad, 0.0) / temperature)
+    finite_log_p = np.where(p > 0, log_p, 0.0)
+    grad = g * (is_target - p) - h * p * (finite_log_p + _entropy(log_p)[..., None])
+    return np.where((g == 0) & (h == 0), 0.0, grad / temperature)
 
 
 def _linear(hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike | None) -> Floats:
