@@ -314,10 +314,10 @@ class RolloutBatch:
     def micro_batches(
         self, *, max_tokens: int | None = None, max_rows: int | None = None
     ) -> Iterator[RolloutBatch]:
-        """Yields consecutive parts that keep this batch's `num_tokens` and `num_sequences`.
+        """Yields the rows in order, in parts that keep `num_tokens` and `num_sequences`.
 
-        The two rows of a preference pair stay together, whatever the limits; a row or pair that
-        is larger than a limit comes alone.
+        No part ends between the rows of a preference pair, so pairs belong side by side, as
+        `minibatches` leaves them; a row or pair that is larger than a limit comes alone.
 
         Args:
             max_tokens: bound on rows times longest prompt plus response: padding counts.

@@ -44,10 +44,13 @@ def blocks_of(labels: Array) -> list[Array]:
 
 
 def pair_blocks(group_ids: Array, pair_labels: Array) -> list[Array]:
-    """Returns the rows that one micro-batch must hold: pairs, and every other row alone."""
-    paired = pair_labels >= 0
-    alone = -1 - np.arange(len(group_ids))  # group ids are >= 0
-    return blocks_of(np.where(paired, group_ids, alone))
+    """Returns consecutive positions in the smallest blocks that cut no pair, in order."""
+    positions = np.arange(len(group_ids))
+    reach = positions.copy()  # the last position a cut after this one must not come before
+    for block in blocks_of(np.where(pair_labels >= 0, group_ids, -1 - positions)):
+        reach[block] = block[-1]  # group ids are >= 0, so an unpaired row is a block of its own
+    (ends,) = np.nonzero(np.maximum.accumulate(reach) == positions)
+    return np.split(positions, ends[:-1] + 1) if len(ends) else []
 
 
 def cut_groups(

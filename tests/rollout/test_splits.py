@@ -103,16 +103,38 @@ def test_micro_batches_without_a_limit_are_the_batch():
     assert part.fingerprint() == batch.fingerprint()
 
 
-def test_pairs_are_never_cut():
+def pairs(order: list[int], labels: list[int]):
     buffer = RolloutBuffer()
-    order = [0, 1, 2, 3, 0, 1, 2, 3]  # all chosen rows first, then all rejected ones
-    labels = [1] * 4 + [0] * 4
-    buffer.append([[1]] * 8, [[2]] * 8, policy_version=0, group_ids=order, pair_labels=labels)
-    batch = buffer.batch()
-    shuffled = batch.minibatches(3, generator=np.random.default_rng(1))
-    for part in [*shuffled, *batch.micro_batches(max_rows=1), *batch.micro_batches(max_tokens=9)]:
-        for group in part.group_ids.unique():
-            assert part.pair_labels[part.group_ids == group].tolist() == [1, 0]
+    count = len(order)
+    buffer.append(
+        [[1]] * count, [[2]] * count, policy_version=0, group_ids=order, pair_labels=labels
+    )
+    return buffer.batch()
+
+
+def test_minibatches_leave_the_rows_of_a_pair_side_by_side():
+    batch = pairs([0, 1, 2, 3, 0, 1, 2, 3], [1] * 4 + [0] * 4)
+    for part in batch.minibatches(3, generator=np.random.default_rng(1)):
+        assert part.pair_labels.tolist() == [1, 0] * (len(part) // 2)
+        assert part.group_ids[::2].tolist() == part.group_ids[1::2].tolist()
+        assert [len(micro) for micro in part.micro_batches(max_rows=1)] == [2] * (len(part) // 2)
+
+
+@pytest.mark.parametrize(
+    ("order", "labels", "sizes"),
+    [
+        ([0, 0, 1, 1, 2], [1, 0, 0, 1, -1], [2, 2, 1]),
+        ([0, 1, 0, 1, 2], [1, 1, 0, 0, -1], [4, 1]),
+        ([3, 0, 1, 0, 4], [-1, 1, -1, 0, -1], [1, 3, 1]),
+        ([0, 0, 0], [-1, -1, -1], [1, 1, 1]),
+    ],
+)
+def test_micro_batches_keep_the_order_and_cut_no_pair(order, labels, sizes):
+    batch = pairs(order, labels)
+    for parts in (batch.micro_batches(max_rows=1), batch.micro_batches(max_tokens=3)):
+        found = [part.row_numbers for part in parts]
+        assert [row for rows in found for row in rows] == batch.row_numbers
+        assert [len(rows) for rows in found] == sizes
 
 
 def test_select_takes_positions_masks_and_tensors():
