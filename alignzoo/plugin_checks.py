@@ -25,6 +25,7 @@ OWN_COMMANDS = (
     "train-reward",
     "score",
     "generate",
+    "demo",
     "bench",
     "new",
     "check",

@@ -7,6 +7,7 @@ a submodule of that name would take its place on the package.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -300,6 +301,7 @@ class _Current:
     selection: tuple[str, ...] = ()
     registry: Registry | None = None
     loading: bool = False
+    lock = threading.RLock()
 
 
 def select_plugins(selection: Sequence[str]) -> None:
@@ -320,15 +322,16 @@ def registry() -> Registry:
     Raises:
         PluginError: one of alignzoo's own plugins is broken, or a plugin asks while it loads.
     """
-    if _Current.loading:
-        raise PluginError("a plugin used the registry while plugins were being imported")
-    if _Current.registry is None:
-        _Current.loading = True
-        try:
-            _Current.registry = load_registry(_Current.selection)
-        finally:
-            _Current.loading = False
-    return _Current.registry
+    with _Current.lock:  # another thread waits; the one that loads may come back, through a plugin
+        if _Current.loading:
+            raise PluginError("a plugin used the registry while plugins were being imported")
+        if _Current.registry is None:
+            _Current.loading = True
+            try:
+                _Current.registry = load_registry(_Current.selection)
+            finally:
+                _Current.loading = False
+        return _Current.registry
 
 
 def make(id: str, /, **options: Any) -> Algorithm:

@@ -25,6 +25,7 @@ SUMMARIES: Mapping[str, str] = {
     "train-reward": "train a reward model from human feedback",
     "score": "score a file of completions with rewards",
     "generate": "sample completions of a file of prompts",
+    "demo": "teach and align a model made from scratch, in a few minutes",
     "bench": "compare algorithms on a task",
     "new": "start a plugin of your own",
     "check": "test a plugin against its contract",

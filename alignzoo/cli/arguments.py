@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from alignzoo.errors import ConfigError, did_you_mean
@@ -115,11 +115,3 @@ def _is_value(word: str) -> bool:
     """Whether the word after a flag is its value: no flag itself, or a negative number."""
     number = r"-(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?|-inf|-"
     return not word.startswith("-") or re.fullmatch(number, word) is not None
-
-
-def check_choice(what: str, given: str, known: Iterable[str]) -> None:
-    """Raises ConfigError where `given` is none of `known`."""
-    known = list(known)
-    if given not in known:
-        hint = did_you_mean(given, known)
-        raise ConfigError(f"no {what} is called '{given}'.{hint} Known: {', '.join(known)}.")

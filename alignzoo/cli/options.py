@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
@@ -144,17 +144,6 @@ class OptionSet:
                 raise ConfigError(f"--config {path}: option '{name}' is given twice.")
             options[name] = value
         return options
-
-
-def leading_word(arguments: Sequence[str], what: str, usage: str) -> tuple[str, list[str]]:
-    """Returns the first argument and the rest, where a command's own options depend on it.
-
-    Raises:
-        ConfigError: there is none, or a flag stands in its place.
-    """
-    if not arguments or arguments[0].startswith("-"):
-        raise ConfigError(f"give the {what} first: {usage}")
-    return arguments[0], list(arguments[1:])
 
 
 def _flag(name: str) -> str:

@@ -38,6 +38,7 @@ def _to_json(plugin: Plugin) -> dict[str, Any]:
         "state": plugin.state,
         "error": plugin.error or None,
         "import_seconds": plugin.import_seconds,
+        "traceback": plugin.details or None,
     }
 
 

@@ -106,6 +106,7 @@ def test_plugins_shows_what_is_held_back_and_why(tmp_path):
         "state": "blocked",
         "error": "not in ALIGNZOO_PLUGINS",
         "import_seconds": None,
+        "traceback": None,
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from alignzoo.cli.arguments import Parser
-from alignzoo.cli.options import OptionSet, leading_word
+from alignzoo.cli.options import OptionSet
 from alignzoo.config import Config
 from alignzoo.errors import ConfigError
 
@@ -169,9 +169,3 @@ def test_help_shows_type_default_range_and_doc():
 def test_two_configurations_with_one_field_name_are_refused():
     with pytest.raises(ValueError, match="have a field"):
         OptionSet({"run": Run, "again": Run.__class__("Again", (Run,), {})})
-
-
-def test_the_leading_word_comes_first():
-    assert leading_word(["ppo", "--steps", "1"], "algorithm", "u") == ("ppo", ["--steps", "1"])
-    with pytest.raises(ConfigError, match="give the algorithm first: alignzoo train ALGO"):
-        leading_word(["--steps", "1"], "algorithm", "alignzoo train ALGO")

@@ -90,6 +90,7 @@ def test_every_broken_plugin_at_once_is_listed_by_check(tmp_path):
         assert record["state"] == "failed"
         assert needle in record["error"]
         assert record["import_seconds"] >= 0
+        assert record["traceback"].startswith("Traceback")
 
 
 def test_a_slow_import_shows_its_seconds(tmp_path):
