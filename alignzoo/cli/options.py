@@ -65,6 +65,7 @@ class OptionSet:
 
     def add_to(self, parser: Parser, *, config: bool = True) -> None:
         """Adds the flags, and `--config` where asked, to a parser."""
+        parser.usage = "%(prog)s [OPTION]..."  # naming all of them here would fill a screen
         if config:
             parser.add_argument(
                 "--config", metavar="FILE", help="YAML file of options; flags go over it"
@@ -182,6 +183,8 @@ def _yaml_reason(error: yaml.YAMLError) -> str:
 
 
 def _metavar(option: Option) -> str:
+    if option.type == "bool":
+        return "{true,false}"
     if option.choices:
         return "{" + ",".join(option.choices) + "}"
     return option.type.partition(" ")[0].upper()
@@ -192,6 +195,9 @@ def _help(option: Option) -> str:
     about = option.type if not option.choices else ""
     limits = " ".join(part for part in (about, option.range) if part)
     facts = [limits, "required" if option.required else f"default {option.default_text}"]
-    repeat = ["may be repeated"] if option.type.startswith("list") else []
-    text = f"{option.doc} ({'; '.join(fact for fact in [*facts, *repeat] if fact)})"
+    if option.type.startswith("list"):
+        facts.append("may be repeated")
+    if option.type == "bool":
+        facts = facts[1:] + [f"also {option.flag} and --no-{option.flag.removeprefix('--')}"]
+    text = f"{option.doc} ({'; '.join(fact for fact in facts if fact)})"
     return text.replace("%", "%%")

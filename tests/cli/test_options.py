@@ -161,6 +161,7 @@ def test_help_shows_type_default_range_and_doc():
         "--target-kl FLOAT stop (float or none > 0; default 0.1)",
         "--schedule {constant,cosine} shape (default constant)",
         "--sizes LIST sizes (list of int; default [1, 2]; may be repeated)",
+        "--whiten {true,false} whiten (default true; also --whiten and --no-whiten)",
         "--config FILE",
     ):
         assert part in text
