@@ -10,12 +10,20 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
 from alignzoo.errors import ConfigError, did_you_mean
 
 TRUE_FALSE = ("true", "false")
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Leaves a flag in one piece where a line of help ends."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,9 +40,7 @@ class Parser(argparse.ArgumentParser):
             prog=f"alignzoo {command}",
             description=description,
             allow_abbrev=False,
-            formatter_class=lambda prog: argparse.HelpFormatter(
-                prog, max_help_position=30, width=width
-            ),
+            formatter_class=lambda prog: HelpFormatter(prog, max_help_position=30, width=width),
         )
         self.command = command
 

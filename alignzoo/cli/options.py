@@ -198,6 +198,6 @@ def _help(option: Option) -> str:
     if option.type.startswith("list"):
         facts.append("may be repeated")
     if option.type == "bool":
-        facts = facts[1:] + [f"also {option.flag} and --no-{option.flag.removeprefix('--')}"]
+        facts = [*facts[1:], f"also {option.flag} and --no-{option.flag.removeprefix('--')}"]
     text = f"{option.doc} ({'; '.join(fact for fact in facts if fact)})"
     return text.replace("%", "%%")
