@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alignzoo import kernels as kernels
-    from alignzoo import testing as testing
     from alignzoo.algorithm import Algorithm as Algorithm
     from alignzoo.algorithm import Column as Column
     from alignzoo.algorithm import Gradient as Gradient
@@ -57,7 +56,7 @@ _HOMES = {
     "trainer": "Trainer",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = ("kernels", "testing")
+_MODULES = ("kernels",)
 
 __all__ = sorted([*_HOME_OF, *_MODULES, "__version__"])
 
