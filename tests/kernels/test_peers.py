@@ -67,7 +67,8 @@ def test_gae_then_whitening_is_verl_gae_with_tool_tokens(verl):
     )
     advantages, returns = kernels.gae(rewards, values, gamma=0.98, gae_lambda=0.9, mask=mask)
     whitened, _ = kernels.masked_whiten(advantages, mask)
-    assert_exact_to(whitened, (theirs * mask).numpy(), 1e-12)
+    # verl's masked mean divides by the count + 1e-8
+    assert_exact_to(whitened, (theirs * mask).numpy(), 1e-8)
     assert_exact_to(returns, (their_returns * mask).numpy(), 1e-12)
 
 
@@ -216,8 +217,8 @@ def test_gae_is_torchrl_gae_with_truncation():
         truncated=truncated,
         next_values=next_values,
     )
-    for one, other in zip(ours, theirs, strict=True):
-        assert_exact_to(one, other[..., 0].numpy(), 1e-12)
+    for one, other in zip(ours, theirs, strict=True):  # torchrl's discounts are float32
+        assert_exact_to(one, other[..., 0].numpy(), 1e-6)
 
 
 # SB3: time first, `episode_starts` of the next step is this step's end, float32 throughout.
