@@ -86,8 +86,8 @@ class Metrics:
             mine = self.sums.get(name, (0, 0))
             self.sums[name] = (mine[0] + total, mine[1] + count)
         for name, value in other.maxima.items():
-            mine = self.maxima.get(name)
-            self.maxima[name] = value if mine is None or float(value) > float(mine) else mine
+            known = name in self.maxima and float(self.maxima[name]) >= float(value)
+            self.maxima[name] = self.maxima[name] if known else value
         return self
 
     def result(self) -> dict[str, float]:

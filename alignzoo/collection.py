@@ -210,13 +210,15 @@ class RolloutSource:
         """Fills log-probs, values and rewards, lets the algorithm prepare, and stores it all."""
         buffer, learner, needs = self.learner.buffer, self.learner, self.needs
         batch = buffer.batch(rows, device=self.policy.device)
-        recompute = self._recomputes()
-        if recompute or needs.values:
+        if self._recomputes():
             out = learner.evaluate(batch)
-            if needs.values:
-                buffer.set("values", out.values, rows)
-        old_log_probs = out.log_probs if recompute else batch.sampler_log_probs
+            old_log_probs, values = out.log_probs, out.values
+        else:
+            old_log_probs = batch.sampler_log_probs
+            values = learner.state_values(batch) if needs.values else None
         buffer.set("old_log_probs", old_log_probs, rows)
+        if values is not None:
+            buffer.set("values", values, rows)
         if needs.bootstrap_values:
             buffer.set("bootstrap_values", learner.bootstrap_values(batch), rows)
         penalty = None

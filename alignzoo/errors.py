@@ -15,11 +15,11 @@ class ConfigError(AlignzooError, ValueError):
 
 
 class DataError(AlignzooError, ValueError):
-    """A file or row is wrong; the message names file and line. The command line exits with code 2."""
+    """A file or row is wrong; the message names file and line. The exit code is 2."""
 
 
 class PluginError(AlignzooError, RuntimeError):
-    """A plugin failed to load, or failed while it was used; the message names it and its version."""
+    """A plugin failed while it was loaded or used; the message names it and its version."""
 
 
 class RunError(AlignzooError, RuntimeError):

@@ -131,7 +131,6 @@ class Learner:
         pieces = [self.forward(micro) for micro in self.micro_batches(batch)]
         return join_outputs(pieces, batch.response_mask.shape[1])
 
-    @torch.no_grad()
     def reference_log_probs(self, batch: RolloutBatch) -> Tensor:
         """Returns the reference's log-probs [B, T], in the same micro-batches."""
         pieces = [
@@ -140,7 +139,11 @@ class Learner:
         ]
         return join(pieces, batch.response_mask.shape[1])
 
-    @torch.no_grad()
+    def state_values(self, batch: RolloutBatch) -> Tensor:
+        """Returns V of the state before each response token, [B, T]."""
+        pieces = [self.policy.state_values(micro) for micro in self.micro_batches(batch)]
+        return join(pieces, batch.response_mask.shape[1])
+
     def bootstrap_values(self, batch: RolloutBatch) -> Tensor:
         """Returns V of the state after each row's last token, [B]."""
         return torch.cat([self.policy.final_values(micro) for micro in self.micro_batches(batch)])
@@ -158,7 +161,7 @@ class Learner:
             stop = stop or result.stop
             finite = finite and bool(torch.isfinite(result.value))
             if finite and result.value.requires_grad:
-                result.value.backward()  # type: ignore[no-untyped-call]
+                result.value.backward()
         tensors = [p.grad for p in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
@@ -295,9 +298,7 @@ def readable_columns(needs: Needs) -> frozenset[str]:
     return frozenset(by_source[needs.source] | declared | WRITABLE | set(needs.columns))
 
 
-def restrict(
-    batch: RolloutBatch, algorithm: Algorithm, *, may_write: bool = False
-) -> RolloutBatch:
+def restrict(batch: RolloutBatch, algorithm: Algorithm, *, may_write: bool = False) -> RolloutBatch:
     """Returns a view of `batch` that shows what the algorithm declared, and nothing else."""
     writable = WRITABLE | set(algorithm.needs.columns) if may_write else frozenset()
     return batch.restrict(

@@ -12,7 +12,7 @@ import numpy as np
 
 
 def derive_seed(seed: int, purpose: str, *numbers: int) -> int:
-    """Returns a 63-bit seed for `purpose` ("sampling", "shuffling", ...) and numbers such as a step."""
+    """Returns a 63-bit seed for a purpose such as "sampling", and numbers such as a step."""
     words = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *numbers])
     return int(words.generate_state(1, np.uint64)[0] >> 1)
 

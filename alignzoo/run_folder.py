@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,11 @@ class RunFolder:
         """Whether a run was started here."""
         return (self.path / "config.yaml").exists()
 
-    def create(self, config: Mapping[str, Any]) -> None:
-        """Makes the folder and writes config.yaml.
+    def check_free(self) -> None:
+        """Checks that a run can be made here without writing over anything.
 
         Raises:
-            ConfigError: it holds a run already, or other files that are not ours.
+            ConfigError: the folder holds a run already, or other files that are not ours.
         """
         if self.holds_run:
             raise ConfigError(
@@ -47,8 +48,16 @@ class RunFolder:
             raise ConfigError(f"out '{self.path}' is a file; expected a folder to make")
         if self.path.is_dir() and any(self.path.iterdir()):
             raise ConfigError(f"out '{self.path}' is not empty; give a new folder")
+
+    def create(self, config: Mapping[str, Any]) -> None:
+        """Makes the folder and writes config.yaml; raises as `check_free` does."""
+        self.check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_config(config)
+
+    def remove(self) -> None:
+        """Removes the run; for one that failed before its first update."""
+        shutil.rmtree(self.path)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Replaces config.yaml atomically."""
@@ -77,7 +86,9 @@ class RunFolder:
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds lines to a JSON-lines file."""
-        text = "".join(json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        text = "".join(
+            json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows
+        )
         if text:
             with (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(text)
@@ -93,13 +104,22 @@ class RunFolder:
         except ValueError as error:
             raise RunError(f"'{path}' was damaged: {error}") from error
 
-    def cut_back(self, step: int) -> None:
-        """Removes every line after update `step` from the files that grow by lines."""
+    def cut_back(self, step: int, *, keep_evaluation: bool = True) -> None:
+        """Removes every line after update `step` from the files that grow by lines.
+
+        Args:
+            keep_evaluation: False also removes what was measured at `step` only because the run
+                was to end there; a longer run would not have measured it.
+        """
         for name in LINE_FILES:
             path = self.path / name
             if not path.exists():
                 continue
             rows = [row for row in self.read(name) if row["step"] <= step]
+            if not keep_evaluation and name == "samples.jsonl":
+                rows = [row for row in rows if row["step"] != step]
+            elif not keep_evaluation and name == "metrics.jsonl" and rows:
+                rows[-1] = {k: v for k, v in rows[-1].items() if not k.startswith("eval_")}
             aside = path.with_name(f".{name}")
             aside.unlink(missing_ok=True)
             self.append(aside.name, rows)

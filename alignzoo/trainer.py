@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from alignzoo.algorithm import Algorithm, Metrics
-from alignzoo.checkpoint import read_latest_checkpoint, write_checkpoint
+from alignzoo.checkpoint import Checkpoint, read_latest_checkpoint, write_checkpoint
 from alignzoo.collection import Collected, DemonstrationSource, RolloutSource, Source
-from alignzoo.errors import ConfigError, RunError
+from alignzoo.errors import AlignzooError, ConfigError, RunError
 from alignzoo.evaluation import evaluate_demonstrations, evaluate_rollouts
 from alignzoo.learner import Learner, restrict
 from alignzoo.model_card import model_card
@@ -28,7 +26,7 @@ from alignzoo.run_options import TrainerOptions
 from alignzoo.scoring import RewardSum
 from alignzoo.training_data import Dataset, load_demonstrations, load_prompts
 
-Observer = Callable[[int, Mapping[str, float]], None]
+Observer = Callable[[int, Mapping[str, Any]], bool | None]
 
 
 class Trainer:
@@ -77,7 +75,7 @@ class Trainer:
             data: file, hub id, or list of demonstrations, for algorithms that do not.
             eval_prompts: held-out prompts; else `eval_fraction` of `prompts` is held out.
             eval_data: held-out demonstrations; else `eval_fraction` of `data` is held out.
-            observers: called as `observer(step, metrics)` after each update.
+            observers: called as `observer(step, metrics)` after each update; True ends the run.
             record: what else config.yaml says, such as plugin owners.
 
         The other options are those of `alignzoo.run_options.TrainerOptions`.
@@ -158,6 +156,7 @@ class Trainer:
         self.num_unscorable = 0
         self.num_skipped = 0
         self.num_skipped_in_a_row = 0
+        self.is_stopped = False
 
     def _make_source(self, samples: bool) -> Source:
         if samples:
@@ -178,19 +177,31 @@ class Trainer:
             ConfigError: the folder holds a run already, or what is resumed differs.
             RunError: more than `max_skipped` updates in a row could not be used.
         """
-        if resume:
-            self._resume(steps, allow_changed)
-        else:
+        if not resume:
             self.folder.create({**self.config, "steps": steps})
-            self._write_first_samples()
-        if self.step < steps:
-            with Progress(steps, self.step, type(self.algorithm).__name__) as progress:
-                for note in self.dataset.notes:
-                    progress.note(note)
-                while self.step < steps:
-                    progress.update(self.step + 1, self._update(steps))
+        try:
+            if resume:
+                self._resume(steps, allow_changed)
+            else:
+                self._write_first_samples()
+            self._loop(steps)
+        except AlignzooError:
+            if not resume and self.step == 0:
+                self.folder.remove()  # nothing was learned; the same command may be given again
+            raise
         self._finish()
         return self.folder.read("metrics.jsonl")
+
+    def _loop(self, steps: int) -> None:
+        if self.step >= steps:
+            return
+        with Progress(steps, self.step, type(self.algorithm).__name__) as progress:
+            for note in self.dataset.notes:
+                progress.note(note)
+            while self.step < steps and not self.is_stopped:
+                progress.update(self.step + 1, self._update(steps))
+            if self.is_stopped:
+                progress.note(f"an observer ended the run after update {self.step}")
 
     def _update(self, steps: int) -> dict[str, Any]:
         """Makes one update, writes its line, and a checkpoint where one is due."""
@@ -207,8 +218,7 @@ class Trainer:
         self.step = step
         line = self._line(metrics)
         learned_at = time.perf_counter()
-        is_due = step == 1 or step % self.options.eval_every == 0
-        if is_due or step == steps:
+        if self._evaluates_at(step) or step == steps:
             line |= self._evaluate(step, collected)
         line["seconds"] = time.perf_counter() - start
         self.folder.append("metrics.jsonl", [line])
@@ -225,11 +235,14 @@ class Trainer:
         )
         self.algorithm.after_update(step, {k: v for k, v in line.items() if v is not None})
         for observer in self.observers:
-            observer(step, line)
+            self.is_stopped = observer(step, line) is True or self.is_stopped
         self._fail_if_stuck()
-        if step % self.options.checkpoint_every == 0 or step == steps:
+        if step % self.options.checkpoint_every == 0 or step == steps or self.is_stopped:
             self._write_checkpoint()
         return line
+
+    def _evaluates_at(self, step: int) -> bool:
+        return step == 1 or step % self.options.eval_every == 0
 
     def _learn(self, step: int, collected: Collected) -> Metrics:
         assert collected.batch is not None
@@ -338,15 +351,16 @@ class Trainer:
                 raise ConfigError(
                     f"steps is {steps}, but the run has made {checkpoint.step}; steps may only grow"
                 )
-            self._restore(checkpoint.step, checkpoint.state, checkpoint.tensors, checkpoint.folder)
+            self._restore(checkpoint)
+            is_regular = steps == checkpoint.step or self._evaluates_at(checkpoint.step)
+            self.folder.cut_back(checkpoint.step, keep_evaluation=is_regular)
         self.folder.write_config({**saved, **self.config, "steps": steps})
 
-    def _restore(
-        self, step: int, state: Mapping[str, Any], tensors: Mapping[str, Any], folder: Path
-    ) -> None:
-        self.learner.load_state(tensors, state["optimizer_steps"])
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        self.learner.load_state(checkpoint.tensors, state["optimizer_steps"])
         if self.algorithm.needs.replay:
-            self.buffer = RolloutBuffer.load(folder / "buffer")
+            self.buffer = RolloutBuffer.load(checkpoint.folder / "buffer")
             self.learner.set_buffer(self.buffer)
         self.source.load_state_dict(state["source"])
         self.algorithm.load_state_dict(state["algorithm"])
@@ -354,8 +368,7 @@ class Trainer:
             setattr(self, name, state[name])
         self.baseline = state["baseline"]
         set_global_state(state["random"])
-        self.step = step
-        self.folder.cut_back(step)
+        self.step = checkpoint.step
 
     def _finish(self) -> None:
         """Writes final/ and report.html."""

@@ -126,7 +126,7 @@ class PPO(az.Algorithm):
             clip_range_high=config.clip_range_high,
             denominator=batch.num_tokens,
         )
-        value_loss, value_stats = kernels.value_loss(
+        value_loss, _ = kernels.value_loss(
             out.values,
             batch.values,
             batch.returns,

@@ -44,7 +44,7 @@ def _score(options: ScoreOptions) -> list[dict[str, Any]]:
 
     reward = resolve_rewards(options.reward, registry())
     rows = read_rows(options.data)
-    prompts = read_prompts(options.data)
+    prompts = read_prompts(rows)
     completions = []
     for row in rows:
         completion = row.values.get("completion")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from alignzoo.cli.arguments import Parser
 from alignzoo.cli.options import Given, OptionSet
-from alignzoo.config import build_config
 from alignzoo.errors import ConfigError
 from alignzoo.plugin_registry import Entry, Registry, registry, select_plugins, selected_plugins
 from alignzoo.run_folder import RunFolder
@@ -43,6 +42,8 @@ def run(arguments: list[str]) -> int:
         given = _merge(saved, given, namespace.allow_changed)
     run_options = given.build(RunOptions, f"train {id}")
     algorithm_options = given.build(config_class, id).model_dump()
+    if saved is None:
+        RunFolder(run_options.out).check_free()
     set_threads(run_options.threads)
     quiet_transformers()
     trainer = _make_trainer(found, id, run_options, algorithm_options)
@@ -139,7 +140,6 @@ def _number(text: str) -> Any:
 def _make_trainer(
     found: Registry, id: str, options: RunOptions, algorithm_options: Mapping[str, Any]
 ) -> Trainer:
-    _check_out(options.out)
     entry = found.find("algorithm", id)
     from alignzoo.policy import Policy
     from alignzoo.scoring import resolve_rewards
@@ -173,12 +173,6 @@ def _make_trainer(
     )
 
 
-def _check_out(out: str) -> None:
-    """Fails early where `out` cannot be made; whether it holds a run is the trainer's check."""
-    if Path(out).exists() and not Path(out).is_dir():
-        raise ConfigError(f"--out '{out}' is a file; expected a folder to make")
-
-
 def _check_source(id: str, source: str, options: RunOptions) -> None:
     """Says which of --prompts, --reward and --data the algorithm lacks or cannot use."""
     wanted = {"rollouts": ("prompts", "reward")}.get(source, ("data",))
@@ -187,7 +181,9 @@ def _check_source(id: str, source: str, options: RunOptions) -> None:
         if name in wanted and not value:
             raise ConfigError(f"{id} learns from {source}; give it --{name}")
         if name not in wanted and value:
-            raise ConfigError(f"{id} learns from {source} and has no use for --{name}; leave it out")
+            raise ConfigError(
+                f"{id} learns from {source} and has no use for --{name}; leave it out"
+            )
 
 
 def _record(found: Registry, entry: Entry, options: RunOptions) -> dict[str, Any]:
@@ -198,9 +194,7 @@ def _record(found: Registry, entry: Entry, options: RunOptions) -> dict[str, Any
         "run": run,
         "plugins": list(selected_plugins()),
         "algorithm": {"id": entry.id, **_owner(entry)},
-        "rewards": [
-            {"reward": text, **_reward_owner(found, text)} for text in run["reward"]
-        ],
+        "rewards": [{"reward": text, **_reward_owner(found, text)} for text in run["reward"]],
     }
 
 
@@ -223,9 +217,7 @@ def _reward_owner(found: Registry, text: str) -> dict[str, Any]:
     if parsed.kind == "id":
         return _owner(found.find("reward", parsed.name))
     path = Path(parsed.name.rpartition(":")[0] if parsed.kind == "function" else parsed.name)
-    return (
-        {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
-    )
+    return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
 
 
 def set_threads(count: int | None) -> None:

@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
 def make_cache(config: Any, capacity: int) -> DynamicCache:
-    """Returns a cache for `capacity` tokens a row; sliding windows and the like stay as they are."""
+    """Returns a cache for `capacity` tokens a row; sliding windows stay as they are."""
     cache = DynamicCache(config=config)
     cache.layers = [
         _ReservedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers
@@ -20,6 +20,9 @@ def make_cache(config: Any, capacity: int) -> DynamicCache:
 
 class _ReservedLayer(DynamicLayer):
     """Keys and values [b, H, n, d], views of storage [b, H, capacity, d]."""
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
@@ -34,7 +37,9 @@ class _ReservedLayer(DynamicLayer):
 
     def _reserve(self, states: Tensor) -> Tensor:
         rows, heads, _, width = states.shape
-        return torch.empty((rows, heads, self.capacity, width), dtype=self.dtype, device=self.device)
+        return torch.empty(
+            (rows, heads, self.capacity, width), dtype=self.dtype, device=self.device
+        )
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any

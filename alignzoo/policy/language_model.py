@@ -33,17 +33,18 @@ class LanguageModel:
     watching one forward pass; it takes the plain way, through its own logits.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model: Any = model.eval()
-        self.backbone: Any = model.base_model
-        self.head: Any = model.get_output_embeddings()  # type: ignore[operator]
-        self.accepts_position_ids = "position_ids" in inspect.signature(
-            self.backbone.forward
-        ).parameters
+    def __init__(self, model: Any) -> None:
+        self.model = model.eval()
+        self.backbone = model.base_model
+        self.head = model.get_output_embeddings()
+        self.accepts_position_ids = (
+            "position_ids" in inspect.signature(self.backbone.forward).parameters
+        )
         self.has_linear_head = self._probe_head()
         if not self.has_linear_head:
             logger.info(
-                "%s changes its logits after the head; training holds them whole", type(model).__name__
+                "%s changes its logits after the head; training holds them whole",
+                type(model).__name__,
             )
 
     @property

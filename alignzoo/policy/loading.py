@@ -23,7 +23,8 @@ def load_model(source: str, *, dtype: str, seed: int) -> tuple[Any, Any]:
         raise ConfigError(f"dtype is '{dtype}'; expected one of {', '.join(DTYPES)}")
     if source == "tiny":
         model, tokenizer = make_model(seed)
-        return model.to(DTYPES[dtype]), tokenizer
+        model.to(DTYPES[dtype])
+        return model, tokenizer
     folder = Path(source)
     if folder.exists() or source.startswith(("/", ".", "~")) or source.count("/") > 1:
         _check_folder(folder)
@@ -64,7 +65,9 @@ def _load_with_adapter(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     try:
         adapted = peft.AutoPeftModelForCausalLM.from_pretrained(source, dtype=dtype)
     except Exception as error:
-        raise ConfigError(f"policy '{source}' holds adapters that peft cannot load: {error}") from error
+        raise ConfigError(
+            f"policy '{source}' holds adapters that peft cannot load: {error}"
+        ) from error
     model = adapted.merge_and_unload()
     base = adapted.peft_config["default"].base_model_name_or_path
     from transformers import AutoTokenizer

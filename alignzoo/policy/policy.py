@@ -185,27 +185,36 @@ class Policy:
         hidden: bool = False,
     ) -> PolicyOutput:
         """Returns what the policy says about the responses of `batch`, differentiably."""
-        if values and self.value_head is None:
-            raise ConfigError("the policy has no value head; call add_value_head() first")
         return _evaluate(
             self.language_model,
             batch,
             temperature=temperature,
-            value_head=self.value_head if values else None,
+            value_head=self._require_value_head() if values else None,
             detach_values=detach_values,
             logits=logits,
             hidden=hidden,
             shape_logits=self.shape_logits,
         )
 
-    def final_values(self, batch: RolloutBatch) -> Tensor:
-        """Returns V of the state after each row's last token, [B]."""
+    def _require_value_head(self) -> nn.Linear:
         if self.value_head is None:
             raise ConfigError("the policy has no value head; call add_value_head() first")
+        return self.value_head
+
+    @torch.no_grad()
+    def state_values(self, batch: RolloutBatch) -> Tensor:
+        """Returns V of the state before each response token, [B, T]; no log-prob is computed."""
+        states = _ResponseStates(self.language_model, batch)
+        return states.values(self._require_value_head(), detach=True)
+
+    @torch.no_grad()
+    def final_values(self, batch: RolloutBatch) -> Tensor:
+        """Returns V of the state after each row's last token, [B]."""
+        head = self._require_value_head()
         hidden, _ = self.language_model.forward(batch.token_ids)
         last = batch.prompt_lengths + batch.response_lengths - 1
         rows = torch.arange(len(batch), device=hidden.device)
-        values: Tensor = self.value_head(hidden[rows, last].float()).squeeze(-1)
+        values: Tensor = head(hidden[rows, last].float()).squeeze(-1)
         return values
 
     def generate(
@@ -292,6 +301,34 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
 
+class _ResponseStates:
+    """The states from which a batch's N unmasked response tokens are predicted.
+
+    The state at position t - 1 predicts token t, and V(s_t) is read from that same state, so
+    nothing here sees the token it speaks about.
+    """
+
+    def __init__(self, model: LanguageModel, batch: RolloutBatch) -> None:
+        self.mask = batch.response_mask  # [B, T]
+        rows, steps = self.mask.nonzero(as_tuple=True)
+        width = batch.token_ids.shape[1]
+        source = rows * width + batch.prompt_lengths[rows] - 1 + steps  # in [B * L]
+        self.target = rows * self.mask.shape[1] + steps  # in [B * T]
+        states, logits = model.forward(batch.token_ids)
+        self.packed = states.flatten(0, 1).index_select(0, source)  # [N, D]
+        self.logits = None if logits is None else logits.flatten(0, 1).index_select(0, source)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Returns [B, T, ...] from [N, ...]; 0 where the mask is False."""
+        flat = values.new_zeros((self.mask.numel(), *values.shape[1:]))
+        return flat.index_copy(0, self.target, values).view(*self.mask.shape, *values.shape[1:])
+
+    def values(self, head: nn.Module, *, detach: bool) -> Tensor:
+        """Returns V of the state before each token, [B, T]."""
+        read = self.packed.detach() if detach else self.packed
+        return self.spread(head(read.float()).squeeze(-1))
+
+
 def _evaluate(
     model: LanguageModel,
     batch: RolloutBatch,
@@ -303,38 +340,20 @@ def _evaluate(
     hidden: bool = False,
     shape_logits: ShapeLogits | None = None,
 ) -> PolicyOutput:
-    """The one forward pass behind every log-prob that is not the sampler's.
-
-    The state at position t - 1 predicts token t, and V(s_t) is read from that same state, so
-    nothing here sees the token it speaks about.
-    """
-    mask = batch.response_mask
-    rows, steps = mask.nonzero(as_tuple=True)  # N unmasked response tokens
-    states, all_logits = model.forward(batch.token_ids)
-    source = rows * batch.token_ids.shape[1] + batch.prompt_lengths[rows] - 1 + steps
-    packed = states.flatten(0, 1).index_select(0, source)  # [N, D]
+    """The one forward pass behind every log-prob that is not the sampler's."""
+    states = _ResponseStates(model, batch)
     stats = model.token_statistics(
-        packed,
-        None if all_logits is None else all_logits.flatten(0, 1).index_select(0, source),
-        batch.response_ids[mask],
+        states.packed,
+        states.logits,
+        batch.response_ids[states.mask],
         temperature=temperature,
         keep_logits=logits,
         shape_logits=shape_logits,
     )
-
-    def spread(values: Tensor) -> Tensor:  # [N, ...] -> [B, T, ...]
-        flat = values.new_zeros((mask.numel(), *values.shape[1:]))
-        target = rows * mask.shape[1] + steps
-        return flat.index_copy(0, target, values).unflatten(0, mask.shape)
-
-    values = None
-    if value_head is not None:
-        read = packed.detach() if detach_values else packed
-        values = spread(value_head(read.float()).squeeze(-1))
     return PolicyOutput(
-        log_probs=spread(stats.log_probs),
-        entropy=spread(stats.entropy),
-        values=values,
-        logits=spread(stats.logits) if stats.logits is not None else None,
-        hidden=spread(packed) if hidden else None,
+        log_probs=states.spread(stats.log_probs),
+        entropy=states.spread(stats.entropy),
+        values=None if value_head is None else states.values(value_head, detach=detach_values),
+        logits=None if stats.logits is None else states.spread(stats.logits),
+        hidden=states.spread(states.packed) if hidden else None,
     )
