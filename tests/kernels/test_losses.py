@@ -495,6 +495,19 @@ def test_padding_on_the_right_changes_no_bit_of_loss_gradient_or_statistics(
     assert {k: bits(v) for k, v in wide[1].items()} == {k: bits(v) for k, v in narrow[1].items()}
 
 
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_padding_on_the_left_changes_the_loss_by_rounding_only(aggregate):
+    new, old, advantages, mask = batch_of_losses(np.random.default_rng(13))
+    options = {"clip_range": 0.2, "aggregate": aggregate, "denominator": 50}
+    loss, _, grad = value_and_grad(kernels.policy_loss, new, old, advantages, mask, **options)
+    wide = [torch.nn.functional.pad(x, (29, 0), value=math.nan) for x in (new, old, advantages)]
+    padded, _, wide_grad = value_and_grad(
+        kernels.policy_loss, *wide, torch.nn.functional.pad(mask, (29, 0)), **options
+    )
+    assert padded.item() == pytest.approx(loss.item(), rel=1e-13)
+    assert_exact_to(wide_grad[:, 29:], grad.numpy(), 1e-14)
+
+
 def test_permuting_rows_changes_the_loss_by_rounding_only_and_permutes_the_gradient():
     new, old, advantages, mask = batch_of_losses(np.random.default_rng(9), num_rows=64)
     order = torch.from_numpy(np.random.default_rng(10).permutation(64))
