@@ -1,3 +1,60 @@
 #include <pybind11/pybind11.h>
 
-PYBIND11_MODULE(_core, m) { m.doc() = "alignzoo's native core"; }
+#include "bindings/array.h"
+#include "bindings/functions.h"
+#include "cpu/kernels.h"
+#include "cpu/pool.h"
+#if defined(ALIGNZOO_CUDA)
+#include "cuda/device.h"
+#endif
+
+namespace py = pybind11;
+using namespace alignzoo;
+
+namespace {
+
+#if defined(ALIGNZOO_CUDA)
+constexpr bool kCudaBuilt = true;
+int cuda_device_count() { return cuda::device_count(); }
+int cuda_runtime_version() { return cuda::runtime_version(); }
+#else
+constexpr bool kCudaBuilt = false;
+int cuda_device_count() { return 0; }
+int cuda_runtime_version() { return 0; }
+#endif
+
+py::dict build_info() {
+  py::dict info;
+#if defined(__clang__)
+  info["compiler"] = "Clang " __clang_version__;
+#else
+  info["compiler"] = "GCC " __VERSION__;
+#endif
+  info["isa_compiled"] = cpu::compiled_isas();
+  info["isa"] = cpu::kernels().isa;
+  info["threads"] = bindings::num_threads();
+  info["cuda_built"] = kCudaBuilt;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "alignzoo's native core. Its callers are in alignzoo/kernels, which documents it.";
+  m.attr("cuda_built") = kCudaBuilt;
+  m.def("build_info", build_info);
+  m.def("cuda_device_count", cuda_device_count);
+  m.def("cuda_runtime_version", cuda_runtime_version);
+  m.def("gae", bindings::gae);
+  m.def("discounted_returns", bindings::discounted_returns);
+  m.def("masked_whiten", bindings::masked_whiten);
+  m.def("group_advantages", bindings::group_advantages);
+  m.def("check_linear", bindings::check_linear);
+  m.def("token_log_probs", bindings::token_log_probs);
+  m.def("token_log_probs_backward", bindings::token_log_probs_backward);
+  m.def("sample_tokens", bindings::sample_tokens);
+  m.def("policy_loss", bindings::policy_loss);
+  m.def("value_loss", bindings::value_loss);
+  m.def("kl_penalty", bindings::kl_penalty);
+  m.def("huber", bindings::huber);
+}

@@ -1,0 +1,376 @@
+#include "bindings/array.h"
+
+#include <sched.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+namespace alignzoo::bindings {
+namespace {
+
+struct DTypeRow {
+  const char* name;
+  int size;
+};
+// In the order of DType.
+constexpr DTypeRow kDTypes[] = {
+    {"bool", 1},     {"int8", 1},    {"int16", 2},   {"int32", 4},          {"int64", 8},
+    {"uint8", 1},    {"uint16", 2},  {"uint32", 4},  {"uint64", 8},         {"float16", 2},
+    {"bfloat16", 2}, {"float32", 4}, {"float64", 8}, {"of another type", 0}};
+
+DType numpy_dtype(const py::dtype& dtype) {
+  if (dtype.byteorder() == '>') return DType::kOther;
+  const auto size = dtype.itemsize();
+  switch (dtype.kind()) {
+    case 'b':
+      return DType::kBool;
+    case 'i':
+      return size == 1   ? DType::kInt8
+             : size == 2 ? DType::kInt16
+             : size == 4 ? DType::kInt32
+                         : DType::kInt64;
+    case 'u':
+      return size == 1   ? DType::kUint8
+             : size == 2 ? DType::kUint16
+             : size == 4 ? DType::kUint32
+                         : DType::kUint64;
+    case 'f':
+      return size == 2   ? DType::kFloat16
+             : size == 4 ? DType::kFloat32
+             : size == 8 ? DType::kFloat64
+                         : DType::kOther;
+    default:
+      return DType::kOther;
+  }
+}
+
+void take_numpy(py::handle object, Array& out) {
+  py::array array = py::reinterpret_borrow<py::array>(object);
+  out.dtype = numpy_dtype(array.dtype());
+  const auto itemsize = std::max<py::ssize_t>(1, array.itemsize());
+  const auto alignment = static_cast<uintptr_t>(std::max(1, size_of(out.dtype)));
+  bool regular = reinterpret_cast<uintptr_t>(array.data()) % alignment == 0;
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) regular &= array.strides(i) % itemsize == 0;
+  if (!regular) {  // fields of a record, or memory at an odd address
+    array = py::module_::import("numpy").attr("array")(array, py::arg("order") = "C");
+  }
+  out.owner = array;
+  out.data = static_cast<char*>(const_cast<void*>(array.data()));
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+    out.shape.push_back(array.shape(i));
+    out.strides.push_back(array.strides(i) / itemsize);
+  }
+}
+
+std::string type_name(py::handle object) {
+  return std::string("a ") + Py_TYPE(object.ptr())->tp_name;
+}
+
+}  // namespace
+
+const char* name_of(DType dtype) { return kDTypes[static_cast<int>(dtype)].name; }
+int size_of(DType dtype) { return kDTypes[static_cast<int>(dtype)].size; }
+bool is_integer(DType dtype) { return dtype <= DType::kUint64; }
+
+std::string text_of(const Shape& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    text += (i ? ", " : "") + std::to_string(shape[i]);
+  }
+  return text + "]";
+}
+
+std::string text_of(py::handle object) { return std::string(py::str(object)); }
+
+int64_t Array::size() const {
+  int64_t size = 1;
+  for (int64_t n : shape) size *= n;
+  return size;
+}
+
+bool Array::contiguous() const {
+  int64_t expected = 1;
+  for (int i = ndim() - 1; i >= 0; --i) {
+    if (shape[i] != 1 && strides[i] != expected) return size() == 0;
+    expected *= shape[i];
+  }
+  return true;
+}
+
+void make_contiguous(Array& array) {
+  if (array.contiguous()) return;
+  const int64_t size = array.size(), item = size_of(array.dtype);
+  const int ndim = array.ndim();
+  std::shared_ptr<char[]> buffer(new char[static_cast<size_t>(size * item)]);
+  std::vector<int64_t> index(array.shape.size(), 0);
+  const int64_t inner = array.shape[ndim - 1], step = array.strides[ndim - 1] * item;
+  char* to = buffer.get();
+  for (int64_t done = 0; done < size; done += inner) {
+    const char* from = array.data;
+    for (int i = 0; i < ndim - 1; ++i) from += index[i] * array.strides[i] * item;
+    for (int64_t i = 0; i < inner; ++i, to += item) {
+      std::memcpy(to, from + i * step, static_cast<size_t>(item));
+    }
+    for (int i = ndim - 2; i >= 0 && ++index[i] == array.shape[i]; --i) index[i] = 0;
+  }
+  int64_t stride = 1;
+  for (int i = ndim - 1; i >= 0; stride *= array.shape[i--]) array.strides[i] = stride;
+  array.copied = buffer;
+  array.data = buffer.get();
+}
+
+void Call::type_error(const std::string& what) const {
+  throw py::type_error(function_ + ": " + what);
+}
+void Call::value_error(const std::string& what) const {
+  throw py::value_error(function_ + ": " + what);
+}
+
+Array Call::array(const char* name, py::handle object) const {
+  Array out;
+  out.name = name;
+  if (py::isinstance<py::array>(object)) {
+    take_numpy(object, out);
+  } else if (is_torch(object)) {
+    take_torch(*this, object, out);
+  } else {
+    type_error("`" + out.name + "` is " + (object.is_none() ? "None" : type_name(object)) +
+               "; expected a NumPy array or a torch tensor");
+  }
+  return out;
+}
+
+Array Call::floats(const char* name, py::handle object, bool half_too) const {
+  Array out = array(name, object);
+  const bool half = out.dtype == DType::kFloat16 || out.dtype == DType::kBfloat16;
+  if (out.dtype == DType::kFloat32 || out.dtype == DType::kFloat64 || (half && half_too))
+    return out;
+  std::string given = name_of(out.dtype);
+  if (out.dtype == DType::kOther) given = text_of(object.attr("dtype"));
+  type_error("`" + out.name + "` is " + given + "; expected float32 or float64" +
+             (half_too ? ", bfloat16 or float16" : ""));
+}
+
+Array Call::floats_like(const char* name, py::handle object, const Array& like, const Shape& shape,
+                        const char* wanted) const {
+  Array out = floats(name, object, like.dtype == DType::kFloat16 || like.dtype == DType::kBfloat16);
+  if (out.library != like.library) {
+    type_error("`" + out.name + "` and `" + like.name +
+               "` come from different libraries; both must be NumPy arrays or torch tensors");
+  }
+  if (out.dtype != like.dtype) {
+    type_error("`" + out.name + "` is " + name_of(out.dtype) + " but `" + like.name + "` is " +
+               name_of(like.dtype) + "; both must have one dtype");
+  }
+  if (out.shape != shape) {
+    value_error("`" + out.name + "` is " + text_of(out.shape) + " but `" + like.name + "` is " +
+                text_of(like.shape) + "; " + wanted);
+  }
+  make_contiguous(out);
+  return out;
+}
+
+Array Call::integers(const char* name, py::handle object, const Array& like) const {
+  Array out = array(name, object);
+  if (out.library != like.library) {
+    type_error("`" + out.name + "` and `" + like.name +
+               "` come from different libraries; both must be NumPy arrays or torch tensors");
+  }
+  if (!is_integer(out.dtype)) {
+    type_error("`" + out.name + "` is " + name_of(out.dtype) + "; expected integers");
+  }
+  make_contiguous(out);
+  return out;
+}
+
+void Call::check_shape(const Array& array, const Array& like, const char* wanted) const {
+  if (array.shape == like.shape) return;
+  value_error("`" + array.name + "` is " + text_of(array.shape) + " but `" + like.name + "` is " +
+              text_of(like.shape) + "; " + wanted);
+}
+
+double Call::number(const char* name, py::handle object) const {
+  const double value = PyFloat_AsDouble(object.ptr());
+  if (value == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    type_error(std::string("`") + name + "` is " + (object.is_none() ? "None" : type_name(object)) +
+               "; expected a number");
+  }
+  if (std::isnan(value)) value_error(std::string("`") + name + "` is nan; expected a number");
+  return value;
+}
+
+double Call::number_within(const char* name, py::handle object, double lowest,
+                           double highest) const {
+  const double value = number(name, object);
+  if (value >= lowest && value <= highest) return value;
+  const std::string low = text_of(py::float_(lowest)), high = text_of(py::float_(highest));
+  value_error(std::string("`") + name + "` is " + text_of(object) + "; expected a number " +
+              (std::isinf(highest) ? "of at least " + low : "from " + low + " to " + high));
+}
+
+int64_t Call::integer(const char* name, py::handle object, int64_t lowest) const {
+  py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+  if (!index) {
+    PyErr_Clear();
+    type_error(std::string("`") + name + "` is " + (object.is_none() ? "None" : type_name(object)) +
+               "; expected an integer");
+  }
+  const int64_t value = PyLong_AsLongLong(index.ptr());
+  if ((value == -1 && PyErr_Occurred()) || value < lowest) {
+    PyErr_Clear();
+    value_error(std::string("`") + name + "` is " + text_of(object) +
+                "; expected an integer of at least " + std::to_string(lowest));
+  }
+  return value;
+}
+
+uint64_t Call::unsigned_integer(const char* name, py::handle object) const {
+  py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+  if (!index) {
+    PyErr_Clear();
+    type_error(std::string("`") + name + "` is " + (object.is_none() ? "None" : type_name(object)) +
+               "; expected an integer");
+  }
+  const uint64_t value = PyLong_AsUnsignedLongLong(index.ptr());
+  if (value == ~uint64_t{0} && PyErr_Occurred()) {
+    PyErr_Clear();
+    value_error(std::string("`") + name + "` is " + text_of(object) +
+                "; expected an integer from 0 to 2**64 - 1");
+  }
+  return value;
+}
+
+double Call::temperature(py::handle object, bool zero_too) const {
+  const double value = number("temperature", object);
+  if (zero_too && value == 0) return value;
+  // Beyond these the inverse leaves the range of float32.
+  if (value >= 1e-30 && value <= 1e30) return value;
+  value_error("`temperature` is " + text_of(object) + "; expected a number above 0" +
+              (zero_too ? ", or 0 for the largest logit" : ""));
+}
+
+bool Call::flag(const char* name, py::handle object) const {
+  const int truth = PyObject_IsTrue(object.ptr());
+  if (truth >= 0) return truth == 1;
+  PyErr_Clear();
+  type_error(std::string("`") + name + "` is " + type_name(object) + "; expected True or False");
+}
+
+int Call::choice(const char* name, py::handle object,
+                 std::initializer_list<const char*> options) const {
+  const bool text = PyUnicode_Check(object.ptr());
+  int index = 0;
+  std::string known;
+  for (const char* option : options) {
+    if (text && PyUnicode_CompareWithASCIIString(object.ptr(), option) == 0) return index;
+    known += (index == 0 ? "" : index + 1 == static_cast<int>(options.size()) ? " or " : ", ");
+    known += std::string("'") + option + "'";
+    ++index;
+  }
+  const std::string what =
+      std::string("`") + name + "` is " + std::string(py::repr(object)) + "; expected " + known;
+  if (!text) type_error(what);
+  value_error(what);
+}
+
+template <class T>
+static void append_int64s(const Array& array, std::vector<int64_t>& out) {
+  const T* from = array.as<T>();
+  const int64_t size = array.size();
+  for (int64_t i = 0; i < size; ++i) out[static_cast<size_t>(i)] = static_cast<int64_t>(from[i]);
+}
+
+std::vector<int64_t> int64s_of(const Array& array) {
+  std::vector<int64_t> out(static_cast<size_t>(array.size()));
+  switch (array.dtype) {
+    case DType::kBool:
+    case DType::kUint8:
+      append_int64s<uint8_t>(array, out);
+      break;
+    case DType::kInt8:
+      append_int64s<int8_t>(array, out);
+      break;
+    case DType::kInt16:
+      append_int64s<int16_t>(array, out);
+      break;
+    case DType::kUint16:
+      append_int64s<uint16_t>(array, out);
+      break;
+    case DType::kInt32:
+      append_int64s<int32_t>(array, out);
+      break;
+    case DType::kUint32:
+      append_int64s<uint32_t>(array, out);
+      break;
+    default:
+      append_int64s<int64_t>(array, out);
+  }
+  return out;
+}
+
+Bytes bytes_of(const Call& call, Array array) {
+  Bytes out;
+  out.array = array;
+  out.data = array.as<const uint8_t>();
+  if (array.dtype == DType::kBool) return out;
+  const std::vector<int64_t> values = int64s_of(array);
+  out.converted.resize(values.size() + 1);  // never null, even when empty
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i] != 0 && values[i] != 1) {
+      call.value_error("`" + array.name + "` holds " + std::to_string(values[i]) +
+                       "; expected bool, or integers 0 and 1");
+    }
+    out.converted[i] = static_cast<uint8_t>(values[i]);
+  }
+  out.data = out.converted.data();
+  return out;
+}
+
+Bytes optional_mask(const Call& call, const char* name, py::handle object, const Array& like,
+                    const char* wanted) {
+  if (object.is_none()) return {};
+  Array array = call.integers(name, object, like);
+  call.check_shape(array, like, wanted);
+  return bytes_of(call, array);
+}
+
+Output make_output(Library library, DType dtype, const Shape& shape) {
+  if (library == Library::kTorch) return make_torch_output(dtype, shape);
+  Output out;
+  const py::dtype number = dtype == DType::kFloat32   ? py::dtype::of<float>()
+                           : dtype == DType::kFloat64 ? py::dtype::of<double>()
+                                                      : py::dtype::of<int64_t>();
+  py::array array(number, std::vector<py::ssize_t>(shape.begin(), shape.end()));
+  out.data = static_cast<char*>(array.mutable_data());
+  out.object = array;
+  return out;
+}
+
+Output make_scalar(Library library, DType dtype, double value) {
+  Output out = make_output(library, dtype, {});
+  if (dtype == DType::kFloat32) {
+    *out.as<float>() = static_cast<float>(value);
+  } else {
+    *out.as<double>() = value;
+  }
+  return out;
+}
+
+int num_threads() {
+  static const int fixed = [] {
+    const char* text = std::getenv("ALIGNZOO_NUM_THREADS");
+    return text == nullptr ? 0 : std::atoi(text);
+  }();
+  if (fixed > 0) return fixed;
+  const int torch = torch_num_threads();
+  if (torch > 0) return torch;
+  cpu_set_t allowed;
+  const int here = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
+  return here > 0 ? here : 1;
+}
+
+int threads_for(int64_t work) { return work < 65536 ? 1 : num_threads(); }
+
+}  // namespace alignzoo::bindings

@@ -1,0 +1,241 @@
+// token_log_probs and its backward, sample_tokens.
+#include <limits>
+
+#include "bindings/functions.h"
+#include "bindings/tokens.h"
+
+namespace alignzoo::bindings {
+namespace {
+
+// Rows of an array [..., V]: leading dimensions that lie evenly are merged; where more than two
+// are left, or the last is strided, the array is copied first.
+cpu::LogitRows logit_rows(const Call& call, Array& logits) {
+  if (logits.ndim() < 1) call.value_error("`" + logits.name + "` is []; expected [..., V]");
+  cpu::LogitRows rows;
+  rows.vocabulary = logits.shape.back();
+  rows.count = 1;
+  for (int i = 0; i + 1 < logits.ndim(); ++i) rows.count *= logits.shape[i];
+  if (rows.count > 0 && rows.vocabulary == 0) {
+    call.value_error("`" + logits.name + "` is " + text_of(logits.shape) +
+                     "; the vocabulary must hold at least one token");
+  }
+  Shape sizes, strides;  // merged leading dimensions, innermost first
+  for (int i = logits.ndim() - 2; i >= 0; --i) {
+    if (logits.shape[i] == 1) continue;
+    if (!sizes.empty() && logits.strides[i] == strides.back() * sizes.back()) {
+      sizes.back() *= logits.shape[i];
+    } else {
+      sizes.push_back(logits.shape[i]);
+      strides.push_back(logits.strides[i]);
+    }
+  }
+  if (sizes.size() > 2 || (rows.vocabulary > 1 && logits.strides.back() != 1)) {
+    make_contiguous(logits);
+    sizes = {rows.count};
+    strides = {rows.vocabulary};
+  }
+  if (!sizes.empty()) {
+    rows.inner = std::max<int64_t>(1, sizes[0]);
+    rows.inner_stride = strides[0];
+    if (sizes.size() == 2) rows.outer_stride = strides[1];
+  }
+  return rows;
+}
+
+// Targets with the ignored ones as -1.
+std::vector<int64_t> targets_of(const Call& call, py::handle object, const Array& logits,
+                                int64_t vocabulary, int64_t ignore_index) {
+  Array targets = call.integers("targets", object, logits);
+  const Shape expected(logits.shape.begin(), logits.shape.end() - 1);
+  if (targets.shape != expected) {
+    call.value_error("`targets` is " + text_of(targets.shape) + " but `" + logits.name + "` is " +
+                     text_of(logits.shape) + "; `targets` must be " + text_of(expected));
+  }
+  std::vector<int64_t> out = int64s_of(targets);
+  for (int64_t& target : out) {
+    if (target == ignore_index) {
+      target = -1;
+    } else if (target < 0 || target >= vocabulary) {
+      call.value_error("`targets` holds " + std::to_string(target) + "; expected 0 to " +
+                       std::to_string(vocabulary - 1) + ", or ignore_index " +
+                       std::to_string(ignore_index));
+    }
+  }
+  return out;
+}
+
+// Calls body with the storage type and the type it is computed in.
+template <class Body>
+void by_storage(DType dtype, Body body) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return body(float{}, float{});
+    case DType::kFloat64:
+      return body(double{}, double{});
+    case DType::kBfloat16:
+      return body(cpu::Bfloat16{}, float{});
+    default:
+      return body(cpu::Float16{}, float{});
+  }
+}
+
+DType statistics_dtype(DType dtype) {
+  return dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+}
+
+}  // namespace
+
+void check_linear(py::object function, py::object hidden_in, py::object weight, py::object targets,
+                  py::object ignore_index, py::object temperature) {
+  const Call call(PyUnicode_AsUTF8(function.ptr()));
+  const Array hidden = call.floats("hidden", hidden_in, true);
+  call.temperature(temperature, false);
+  targets_of(call, targets, hidden, call.array("weight", weight).shape[0],
+             call.integer("ignore_index", ignore_index, std::numeric_limits<int64_t>::min()));
+}
+
+py::object token_log_probs(py::object function, py::object logits_in, py::object targets_in,
+                           py::object temperature_in, py::object entropy_in,
+                           py::object ignore_index_in, py::object save_in) {
+  const Call call(PyUnicode_AsUTF8(function.ptr()));
+  Array logits = call.floats("logits", logits_in, true);
+  const cpu::LogitRows rows = logit_rows(call, logits);
+  const double temperature = call.temperature(temperature_in, false);
+  const bool entropy = call.flag("entropy", entropy_in), save = call.flag("save", save_in);
+  const std::vector<int64_t> targets = targets_of(
+      call, targets_in, logits, rows.vocabulary,
+      call.integer("ignore_index", ignore_index_in, std::numeric_limits<int64_t>::min()));
+
+  Shape shape(logits.shape.begin(), logits.shape.end() - 1);
+  const DType dtype = statistics_dtype(logits.dtype);
+  Output log_probs = make_output(logits.library, dtype, shape), entropies, saved;
+  if (entropy) entropies = make_output(logits.library, dtype, shape);
+  shape.push_back(3);
+  if (save) saved = make_output(logits.library, DType::kFloat64, shape);
+  const int64_t work = rows.count * rows.vocabulary;
+  const int threads = threads_for(work);
+  by_storage(logits.dtype, [&](auto storage, auto number) {
+    using S = decltype(storage);
+    using T = decltype(number);
+    const auto& kernels = cpu::kernels().logits<S, T>();
+    Unlocked unlocked(work);
+    kernels.token_log_probs({rows, logits.as<const S>(), targets.data(), 1.0 / temperature,
+                             log_probs.as<T>(), entropies.as<T>(), saved.as<double>()},
+                            threads);
+  });
+  auto or_none = [](const Output& out) { return out.object ? out.object : py::object(py::none()); };
+  return py::make_tuple(log_probs.object, or_none(entropies), or_none(saved));
+}
+
+void token_log_probs_backward(py::object logits_in, py::object targets_in,
+                              py::object temperature_in, py::object ignore_index,
+                              py::object saved_in, py::object up_log_probs, py::object up_entropy,
+                              py::object gradient_in) {
+  const Call call("token_log_probs_backward");
+  Array logits = call.floats("logits", logits_in, true);
+  const cpu::LogitRows rows = logit_rows(call, logits);
+  const double temperature = call.temperature(temperature_in, false);
+  const std::vector<int64_t> targets =
+      targets_of(call, targets_in, logits, rows.vocabulary,
+                 call.integer("ignore_index", ignore_index, std::numeric_limits<int64_t>::min()));
+  Array gradient = call.floats("gradient", gradient_in, true);
+  call.check_shape(gradient, logits, "both must be [..., V]");
+  if (gradient.dtype != logits.dtype || !gradient.contiguous()) {
+    call.type_error("`gradient` must be contiguous and of the dtype of `logits`");
+  }
+  Array saved = call.floats("saved", saved_in);
+  Shape shape(logits.shape.begin(), logits.shape.end() - 1);
+  auto upstream = [&](const char* name, py::handle object) {
+    if (object.is_none()) return Array();
+    Array out = call.floats(name, object);
+    if (out.shape != shape || out.dtype != statistics_dtype(logits.dtype)) {
+      call.value_error(std::string("`") + name + "` must be " + text_of(shape) +
+                       ", of the dtype of "
+                       "the log-probs");
+    }
+    make_contiguous(out);
+    return out;
+  };
+  Array up_log_prob = upstream("up_log_probs", up_log_probs),
+        up_entropies = upstream("up_entropy", up_entropy);
+  shape.push_back(3);
+  if (saved.shape != shape || saved.dtype != DType::kFloat64 || !saved.contiguous()) {
+    call.value_error("`saved` is not what the forward pass returned");
+  }
+  const int64_t work = rows.count * rows.vocabulary;
+  const int threads = threads_for(work);
+  by_storage(logits.dtype, [&](auto storage, auto number) {
+    using S = decltype(storage);
+    using T = decltype(number);
+    const auto& kernels = cpu::kernels().logits<S, T>();
+    Unlocked unlocked(work);
+    kernels.token_log_probs_backward(
+        {rows, logits.as<const S>(), targets.data(), 1.0 / temperature, saved.as<const double>(),
+         up_log_prob.as<const T>(), up_entropies.as<const T>(), gradient.as<S>()},
+        threads);
+  });
+}
+
+py::object sample_tokens(py::object logits_in, py::object temperature_in, py::object top_k_in,
+                         py::object top_p_in, py::object seed_in, py::object offset_in,
+                         py::object row_ids_in) {
+  const Call call("sample_tokens");
+  Array logits = call.floats("logits", logits_in, true);
+  if (logits.ndim() != 2) {
+    call.value_error("`logits` is " + text_of(logits.shape) + "; expected [B, V]");
+  }
+  const cpu::LogitRows rows = logit_rows(call, logits);
+  const double temperature = call.temperature(temperature_in, true);
+  const int64_t top_k = call.integer("top_k", top_k_in, 0);
+  const double top_p = call.number("top_p", top_p_in);
+  if (!(top_p > 0 && top_p <= 1)) {
+    call.value_error("`top_p` is " + text_of(top_p_in) + "; expected a number above 0, up to 1");
+  }
+  const uint64_t seed = call.unsigned_integer("seed", seed_in),
+                 offset = call.unsigned_integer("offset", offset_in);
+  std::vector<int64_t> row_ids;
+  if (!row_ids_in.is_none()) {
+    Array given = call.integers("row_ids", row_ids_in, logits);
+    if (given.shape != Shape{rows.count}) {
+      call.value_error("`row_ids` is " + text_of(given.shape) + " but `logits` is " +
+                       text_of(logits.shape) + "; `row_ids` must be [B]");
+    }
+    row_ids = int64s_of(given);
+    for (int64_t id : row_ids) {
+      if (id < 0) {
+        call.value_error("`row_ids` holds " + std::to_string(id) + "; expected 0 or more");
+      }
+    }
+  }
+  Output ids = make_output(logits.library, DType::kInt64, {rows.count});
+  Output log_probs = make_output(logits.library, statistics_dtype(logits.dtype), {rows.count});
+  const int64_t work = rows.count * rows.vocabulary;
+  const int threads = threads_for(work);
+  int64_t bad_row = -1;
+  by_storage(logits.dtype, [&](auto storage, auto number) {
+    using S = decltype(storage);
+    using T = decltype(number);
+    const auto& kernels = cpu::kernels().logits<S, T>();
+    cpu::SampleArgs<S, T> args{rows,
+                               logits.as<const S>(),
+                               temperature > 0 ? 1.0 / temperature : 0.0,
+                               top_k,
+                               top_p,
+                               seed,
+                               offset,
+                               row_ids_in.is_none() ? nullptr : row_ids.data(),
+                               ids.as<int64_t>(),
+                               log_probs.as<T>(),
+                               -1};
+    Unlocked unlocked(work);
+    kernels.sample_tokens(args, threads);
+    bad_row = args.bad_row;
+  });
+  if (bad_row >= 0) {
+    call.value_error("`logits` row " + std::to_string(bad_row) +
+                     " is no distribution: it holds NaN or +inf, or nothing but -inf");
+  }
+  return py::make_tuple(ids.object, log_probs.object);
+}
+
+}  // namespace alignzoo::bindings

@@ -1,0 +1,234 @@
+// policy_loss, value_loss, kl_penalty, huber.
+#include <limits>
+
+#include "bindings/functions.h"
+#include "bindings/tokens.h"
+
+namespace alignzoo::bindings {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr const char* kOneShape = "both must have one shape";
+
+double denominator_or(const Call& call, py::handle object, double otherwise) {
+  if (object.is_none()) return otherwise;
+  const double value = call.number("denominator", object);
+  if (!(value > 0 && value < kInfinity)) {
+    call.value_error("`denominator` is " + text_of(object) + "; expected a number above 0");
+  }
+  return value;
+}
+
+// Counts of the mask; without a denominator there must be something to divide by.
+cpu::MaskCounts counts_of(const Call& call, const cpu::Rows& rows, const Bytes& mask,
+                          bool denominator_given) {
+  const cpu::MaskCounts counts = cpu::count_mask(rows, mask.data);
+  if (counts.tokens == 0 && !denominator_given) {
+    call.value_error(
+        rows.count == 0 || rows.width == 0
+            ? "the batch holds no token, so there is nothing to average; give `denominator` to "
+              "count such a batch as 0"
+            : "`mask` is 0 in every row, so there is nothing to average; give `denominator` to "
+              "count such a batch as 0");
+  }
+  return counts;
+}
+
+py::object none_or(const Output& out) { return out.object ? out.object : py::object(py::none()); }
+
+}  // namespace
+
+py::object policy_loss(py::object log_probs_in, py::object old_log_probs_in,
+                       py::object advantages_in, py::object mask_in, py::object clip_range_in,
+                       py::object clip_range_high_in, py::object dual_clip_in, py::object level_in,
+                       py::object aggregate_in, py::object denominator_in,
+                       py::object behaviour_weights_in, py::object kind_in, py::object cu_seqlens,
+                       py::object want_gradient) {
+  const Call call("policy_loss");
+  Array log_probs = call.floats("log_probs", log_probs_in);
+  make_contiguous(log_probs);
+  const Shape& shape = log_probs.shape;
+  Array old_log_probs =
+      call.floats_like("old_log_probs", old_log_probs_in, log_probs, shape, kOneShape);
+  Array advantages = call.floats_like("advantages", advantages_in, log_probs, shape, kOneShape);
+  Array weights;
+  if (!behaviour_weights_in.is_none()) {
+    weights =
+        call.floats_like("behaviour_weights", behaviour_weights_in, log_probs, shape, kOneShape);
+  }
+  const Bytes mask = optional_mask(call, "mask", mask_in, log_probs, kOneShape);
+  const Layout layout = layout_of(call, log_probs, cu_seqlens, true);
+  const double low = call.number_within("clip_range", clip_range_in, 0, kInfinity);
+  const double high = clip_range_high_in.is_none()
+                          ? low
+                          : call.number_within("clip_range_high", clip_range_high_in, 0, kInfinity);
+  const int kind = call.choice("kind", kind_in, {"clip", "plain", "cispo"});
+  double dual = kInfinity;
+  if (!dual_clip_in.is_none()) {
+    dual = call.number("dual_clip", dual_clip_in);
+    const std::string shown = text_of(dual_clip_in);
+    if (!(dual > 1)) {
+      call.value_error("`dual_clip` is " + shown + "; expected a number above 1");
+    }
+    if (kind != 0) {
+      call.value_error("`dual_clip` is " + shown + " but `kind` is " +
+                       std::string(py::repr(kind_in)) + "; it belongs to kind 'clip'");
+    }
+  }
+  const auto level = static_cast<cpu::Level>(call.choice("level", level_in, {"token", "sequence"}));
+  const auto aggregate = static_cast<cpu::Aggregate>(
+      call.choice("aggregate", aggregate_in,
+                  {"token_mean", "sequence_mean", "sequence_sum_norm", "token_sum"}));
+  if (aggregate == cpu::Aggregate::kSequenceSumNorm && denominator_in.is_none()) {
+    call.value_error(
+        "`denominator` is None; aggregate 'sequence_sum_norm' needs the length to "
+        "divide by");
+  }
+  const cpu::MaskCounts counts = counts_of(call, layout.rows, mask, !denominator_in.is_none());
+  const double own = aggregate == cpu::Aggregate::kTokenMean ? static_cast<double>(counts.tokens)
+                     : aggregate == cpu::Aggregate::kSequenceMean ? static_cast<double>(counts.rows)
+                                                                  : 1.0;
+  const double denominator = denominator_or(call, denominator_in, own);
+
+  Output gradient;
+  if (call.flag("want_gradient", want_gradient)) {
+    gradient = make_output(log_probs.library, log_probs.dtype, shape);
+  }
+  const int64_t work = log_probs.size();
+  const int threads = threads_for(work);
+  cpu::LossSums sums;
+  by_type(log_probs.dtype, [&](auto number) {
+    using T = decltype(number);
+    const cpu::PolicyLossArgs<T> args{layout.rows,
+                                      log_probs.as<const T>(),
+                                      old_log_probs.as<const T>(),
+                                      advantages.as<const T>(),
+                                      weights.as<const T>(),
+                                      mask.data,
+                                      kind,
+                                      level,
+                                      aggregate == cpu::Aggregate::kSequenceMean,
+                                      static_cast<T>(1 - low),
+                                      static_cast<T>(1 + high),
+                                      static_cast<T>(dual),
+                                      1.0 / denominator,
+                                      gradient.as<T>()};
+    const auto& kernels = cpu::kernels().tokens<T>();
+    Unlocked unlocked(work);
+    sums = kernels.policy_loss(args, threads);
+  });
+  const double tokens = counts.tokens > 0 ? static_cast<double>(counts.tokens) : 1.0;
+  auto scalar = [&](double value) {
+    return make_scalar(log_probs.library, log_probs.dtype, value).object;
+  };
+  py::dict stats;
+  stats["clip_frac"] = scalar(sums.clipped / tokens);
+  stats["approx_kl"] = scalar(sums.kl / tokens);
+  stats["ratio_max"] = scalar(sums.ratio_max);
+  stats["ess"] =
+      scalar(counts.tokens > 0 ? sums.ratio * sums.ratio / (tokens * sums.ratio_squared) : 0.0);
+  return py::make_tuple(scalar(sums.loss / denominator), none_or(gradient), stats);
+}
+
+py::object value_loss(py::object values_in, py::object old_values_in, py::object returns_in,
+                      py::object mask_in, py::object clip_range_in, py::object denominator_in,
+                      py::object cu_seqlens, py::object want_gradient) {
+  const Call call("value_loss");
+  Array values = call.floats("values", values_in);
+  make_contiguous(values);
+  Array returns = call.floats_like("returns", returns_in, values, values.shape, kOneShape);
+  const bool clip = !clip_range_in.is_none();
+  Array old_values;
+  if (clip && old_values_in.is_none()) {
+    call.type_error("`old_values` is None; `clip_range` clips around it");
+  }
+  if (!old_values_in.is_none()) {
+    old_values = call.floats_like("old_values", old_values_in, values, values.shape, kOneShape);
+  }
+  const Bytes mask = optional_mask(call, "mask", mask_in, values, kOneShape);
+  const Layout layout = layout_of(call, values, cu_seqlens, true);
+  const double range = clip ? call.number_within("clip_range", clip_range_in, 0, kInfinity) : 0;
+  const cpu::MaskCounts counts = counts_of(call, layout.rows, mask, !denominator_in.is_none());
+  const double denominator =
+      denominator_or(call, denominator_in, static_cast<double>(counts.tokens));
+  Output gradient;
+  if (call.flag("want_gradient", want_gradient)) {
+    gradient = make_output(values.library, values.dtype, values.shape);
+  }
+  const int64_t work = values.size();
+  const int threads = threads_for(work);
+  cpu::LossSums sums;
+  by_type(values.dtype, [&](auto number) {
+    using T = decltype(number);
+    const cpu::ValueLossArgs<T> args{layout.rows,
+                                     values.as<const T>(),
+                                     old_values.as<const T>(),
+                                     returns.as<const T>(),
+                                     mask.data,
+                                     clip,
+                                     static_cast<T>(range),
+                                     1.0 / denominator,
+                                     gradient.as<T>()};
+    const auto& kernels = cpu::kernels().tokens<T>();
+    Unlocked unlocked(work);
+    sums = kernels.value_loss(args, threads);
+  });
+  const double tokens = counts.tokens > 0 ? static_cast<double>(counts.tokens) : 1.0;
+  py::dict stats;
+  stats["clip_frac"] = make_scalar(values.library, values.dtype, sums.clipped / tokens).object;
+  return py::make_tuple(make_scalar(values.library, values.dtype, sums.loss / denominator).object,
+                        none_or(gradient), stats);
+}
+
+namespace {
+
+template <class Kernel>
+py::object elementwise(const Array& x, const Array& y, int estimator, double delta,
+                       bool want_gradient, Kernel kernel) {
+  Output value = make_output(x.library, x.dtype, x.shape), gradient;
+  if (want_gradient) gradient = make_output(x.library, x.dtype, x.shape);
+  const int64_t work = x.size();
+  const int threads = threads_for(work);
+  by_type(x.dtype, [&](auto number) {
+    using T = decltype(number);
+    const cpu::ElementwiseArgs<T> args{
+        work,          x.as<const T>(), y.as<const T>(), estimator, static_cast<T>(delta),
+        value.as<T>(), gradient.as<T>()};
+    const auto& kernels = cpu::kernels().tokens<T>();
+    Unlocked unlocked(work);
+    kernel(kernels, args, threads);
+  });
+  return py::make_tuple(value.object, none_or(gradient));
+}
+
+}  // namespace
+
+py::object kl_penalty(py::object log_probs_in, py::object ref_log_probs_in, py::object estimator_in,
+                      py::object want_gradient) {
+  const Call call("kl_penalty");
+  Array log_probs = call.floats("log_probs", log_probs_in);
+  make_contiguous(log_probs);
+  Array ref_log_probs =
+      call.floats_like("ref_log_probs", ref_log_probs_in, log_probs, log_probs.shape, kOneShape);
+  const int estimator =
+      call.choice("estimator", estimator_in, {"k1", "k2", "k3", "abs", "k3_plus"});
+  return elementwise(log_probs, ref_log_probs, estimator, 0, call.flag("gradient", want_gradient),
+                     [](const auto& kernels, const auto& args, int threads) {
+                       kernels.kl_penalty(args, threads);
+                     });
+}
+
+py::object huber(py::object x_in, py::object delta_in, py::object want_gradient) {
+  const Call call("huber");
+  Array x = call.floats("x", x_in);
+  make_contiguous(x);
+  const double delta = call.number("delta", delta_in);
+  if (!(delta > 0)) {
+    call.value_error("`delta` is " + text_of(delta_in) + "; expected a number above 0");
+  }
+  return elementwise(
+      x, Array(), 0, delta, call.flag("gradient", want_gradient),
+      [](const auto& kernels, const auto& args, int threads) { kernels.huber(args, threads); });
+}
+
+}  // namespace alignzoo::bindings

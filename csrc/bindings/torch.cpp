@@ -1,0 +1,151 @@
+// torch tensors, without torch's C++ library.
+#include "bindings/array.h"
+#include "bindings/dlpack.h"
+
+namespace alignzoo::bindings {
+namespace {
+
+// What is needed of the torch module, looked up once, when the first tensor arrives.
+struct Torch {
+  py::object tensor, parameter, empty, get_num_threads;
+  py::object dtypes[static_cast<int>(DType::kOther)];
+  const DlpackExchange* exchange = nullptr;
+};
+
+Torch* load_torch() {
+  PyObject* module = PyImport_GetModule(py::str("torch").ptr());
+  if (module == nullptr) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  py::object torch = py::reinterpret_steal<py::object>(module);
+  if (!py::hasattr(torch, "Tensor") || !py::hasattr(torch, "empty")) return nullptr;
+  auto found = std::make_unique<Torch>();
+  found->tensor = torch.attr("Tensor");
+  found->parameter = torch.attr("nn").attr("Parameter");
+  found->empty = torch.attr("empty");
+  found->get_num_threads = torch.attr("get_num_threads");
+  for (int i = 0; i < static_cast<int>(DType::kOther); ++i) {
+    const char* name = name_of(static_cast<DType>(i));
+    if (py::hasattr(torch, name)) found->dtypes[i] = torch.attr(name);
+  }
+  py::object capsule = py::getattr(found->tensor, "__dlpack_c_exchange_api__", py::none());
+  if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) {
+    const auto* table = static_cast<const DlpackExchange*>(
+        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    if (table->header.version.major == 1) found->exchange = table;
+  }
+  return found.release();
+}
+
+// Kept for the life of the process, like the module itself.
+Torch* torch_if_loaded() {
+  static Torch* torch = nullptr;
+  if (torch == nullptr) torch = load_torch();
+  return torch;
+}
+
+DType dtype_of(const DlpackType& type) {
+  if (type.lanes != 1) return DType::kOther;
+  switch (type.code) {
+    case kDlpackInt:
+      return type.bits == 8    ? DType::kInt8
+             : type.bits == 16 ? DType::kInt16
+             : type.bits == 32 ? DType::kInt32
+                               : DType::kInt64;
+    case kDlpackUint:
+      return type.bits == 8    ? DType::kUint8
+             : type.bits == 16 ? DType::kUint16
+             : type.bits == 32 ? DType::kUint32
+                               : DType::kUint64;
+    case kDlpackFloat:
+      return type.bits == 16   ? DType::kFloat16
+             : type.bits == 32 ? DType::kFloat32
+             : type.bits == 64 ? DType::kFloat64
+                               : DType::kOther;
+    case kDlpackBfloat:
+      return type.bits == 16 ? DType::kBfloat16 : DType::kOther;
+    case kDlpackBool:
+      return type.bits == 8 ? DType::kBool : DType::kOther;
+    default:
+      return DType::kOther;
+  }
+}
+
+void describe(const DlpackTensor& from, Array& out) {
+  out.dtype = dtype_of(from.dtype);
+  out.data = static_cast<char*>(from.data) + from.byte_offset;
+  out.shape.assign(from.shape, from.shape + from.ndim);
+  if (from.strides != nullptr) {
+    out.strides.assign(from.strides, from.strides + from.ndim);
+  } else {
+    out.strides.assign(from.ndim, 1);
+    for (int i = from.ndim - 2; i >= 0; --i) {
+      out.strides[i] = out.strides[i + 1] * out.shape[i + 1];
+    }
+  }
+}
+
+}  // namespace
+
+bool is_torch(py::handle object) {
+  Torch* torch = torch_if_loaded();
+  if (torch == nullptr) return false;
+  PyTypeObject* type = Py_TYPE(object.ptr());
+  if (type == reinterpret_cast<PyTypeObject*>(torch->tensor.ptr())) return true;
+  return PyObject_IsInstance(object.ptr(), torch->tensor.ptr()) == 1;
+}
+
+void take_torch(const Call& call, py::handle object, Array& out) {
+  Torch* torch = torch_if_loaded();
+  out.library = Library::kTorch;
+  out.owner = py::reinterpret_borrow<py::object>(object);
+  PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(object.ptr()));
+  const bool exact = type == torch->tensor.ptr() || type == torch->parameter.ptr();
+  DlpackTensor view;
+  if (exact && torch->exchange != nullptr && torch->exchange->view != nullptr) {
+    if (torch->exchange->view(object.ptr(), &view) != 0) throw py::error_already_set();
+  } else {
+    if (text_of(object.attr("device").attr("type")) != "cpu") {
+      view.device = {kDlpackCpu + 1, 0};
+    } else {
+      py::object capsule = object.attr("detach")().attr("__dlpack__")();
+      void* managed = PyCapsule_GetPointer(capsule.ptr(), "dltensor");
+      if (managed == nullptr) throw py::error_already_set();
+      view = *static_cast<DlpackTensor*>(managed);
+      out.owner = capsule;  // its destructor frees what it still holds
+    }
+  }
+  if (view.device.type != kDlpackCpu) {
+    PyErr_SetString(
+        PyExc_RuntimeError,
+        (call.function() + ": `" + out.name + "` lies on " + text_of(object.attr("device")) +
+         ", and this build has no CUDA kernels; move it to the CPU with .cpu()")
+            .c_str());
+    throw py::error_already_set();
+  }
+  describe(view, out);
+}
+
+Output make_torch_output(DType dtype, const Shape& shape) {
+  Torch* torch = torch_if_loaded();
+  Output out;
+  py::tuple sizes(shape.size());
+  for (size_t i = 0; i < shape.size(); ++i) sizes[i] = py::int_(shape[i]);
+  out.object = torch->empty(sizes, py::arg("dtype") = torch->dtypes[static_cast<int>(dtype)]);
+  DlpackTensor view;
+  if (torch->exchange != nullptr && torch->exchange->view != nullptr) {
+    if (torch->exchange->view(out.object.ptr(), &view) != 0) throw py::error_already_set();
+    out.data = static_cast<char*>(view.data) + view.byte_offset;
+  } else {
+    out.data = reinterpret_cast<char*>(py::cast<uintptr_t>(out.object.attr("data_ptr")()));
+  }
+  return out;
+}
+
+int torch_num_threads() {
+  Torch* torch = torch_if_loaded();
+  return torch == nullptr ? 0 : py::cast<int>(torch->get_num_threads());
+}
+
+}  // namespace alignzoo::bindings

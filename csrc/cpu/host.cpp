@@ -1,0 +1,154 @@
+// What needs no wide registers: counts, groups, and the cut of top-k and top-p.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace alignzoo::cpu {
+
+MaskCounts count_mask(const Rows& rows, const uint8_t* mask) {
+  MaskCounts counts;
+  for (int64_t row = 0; row < rows.count; ++row) {
+    int64_t tokens = 0;
+    if (mask == nullptr) {
+      tokens = rows.end(row) - rows.begin(row);
+    } else {
+      for (int64_t t = rows.begin(row); t < rows.end(row); ++t) tokens += mask[t] != 0;
+    }
+    counts.tokens += tokens;
+    counts.rows += tokens > 0;
+  }
+  return counts;
+}
+
+namespace {
+
+struct Spread {
+  int64_t count = 0;
+  double mean = 0, m2 = 0, lowest = 0, highest = 0;
+  double deviation(int64_t ddof) const {
+    return count > ddof ? std::sqrt(m2 / static_cast<double>(count - ddof)) : -1.0;
+  }
+};
+
+// Two passes, over the scores that indices [begin, end) name.
+template <class T>
+Spread spread_of(const T* scores, const int64_t* begin, const int64_t* end) {
+  Spread out;
+  out.count = end - begin;
+  if (out.count == 0) return out;
+  double sum = 0;
+  out.lowest = out.highest = static_cast<double>(scores[*begin]);
+  for (const int64_t* i = begin; i < end; ++i) {
+    const double s = static_cast<double>(scores[*i]);
+    sum += s;
+    out.lowest = std::min(out.lowest, s);
+    out.highest = std::max(out.highest, s);
+  }
+  out.mean = sum / static_cast<double>(out.count);
+  for (const int64_t* i = begin; i < end; ++i) {
+    const double d = static_cast<double>(scores[*i]) - out.mean;
+    out.m2 += d * d;
+  }
+  return out;
+}
+
+template <class T>
+void group_advantages_of(const GroupArgs<T>& args, const int64_t* begin, const int64_t* end,
+                         double batch_deviation) {
+  const Spread group = spread_of(args.scores, begin, end);
+  const bool equal = group.count < 2 || group.highest == group.lowest;
+  const double deviation =
+      args.mode == GroupMode::kBatchStd ? batch_deviation : group.deviation(args.ddof);
+  for (const int64_t* i = begin; i < end; ++i) {
+    const double centred = static_cast<double>(args.scores[*i]) - group.mean;
+    double advantage = centred;
+    if (equal) {
+      advantage = 0;
+    } else if (args.mode == GroupMode::kRloo) {
+      // s - (sum - s) / (n - 1) = (s - mean) n / (n - 1)
+      const double n = static_cast<double>(group.count);
+      advantage = centred * (n / (n - 1));
+    } else if (args.mode != GroupMode::kDrGrpo) {
+      advantage = deviation < 0 ? 0.0 : centred / (deviation + args.eps);
+    }
+    args.advantages[*i] = static_cast<T>(advantage);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void group_advantages(const GroupArgs<T>& args) {
+  std::vector<int64_t> order;  // rows with a score, group by group, in order within each
+  order.reserve(static_cast<size_t>(args.size));
+  for (int64_t i = 0; i < args.size; ++i) {
+    args.advantages[i] = T(0);
+    if (args.scores[i] == args.scores[i]) order.push_back(i);
+  }
+  const int64_t* all = order.data();
+  const double batch_deviation =
+      args.mode == GroupMode::kBatchStd
+          ? spread_of(args.scores, all, all + order.size()).deviation(args.ddof)
+          : -1.0;
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return args.group_ids[a] < args.group_ids[b]; });
+  for (size_t begin = 0; begin < order.size();) {
+    size_t end = begin + 1;
+    while (end < order.size() && args.group_ids[order[end]] == args.group_ids[order[begin]]) ++end;
+    group_advantages_of(args, order.data() + begin, order.data() + end, batch_deviation);
+    begin = end;
+  }
+}
+template void group_advantages<float>(const GroupArgs<float>&);
+template void group_advantages<double>(const GroupArgs<double>&);
+
+template <class T>
+Cut find_cut(const T* logits, int64_t size, double max, double inverse_temperature, int64_t top_k,
+             double top_p) {
+  struct Candidate {
+    T logit;
+    int64_t index;
+    bool operator<(const Candidate& other) const {
+      return logit != other.logit ? logit > other.logit : index < other.index;
+    }
+  };
+  std::vector<Candidate> best;
+  best.reserve(static_cast<size_t>(size));
+  for (int64_t j = 0; j < size; ++j) {
+    // NaN has no place in an order; the draw finds it again and refuses the row.
+    if (logits[j] > -std::numeric_limits<T>::infinity()) best.push_back({logits[j], j});
+  }
+  if (best.empty()) return {-std::numeric_limits<double>::infinity(), size};
+  if (top_k > 0 && top_k < static_cast<int64_t>(best.size())) {
+    std::nth_element(best.begin(), best.begin() + (top_k - 1), best.end());
+    best.resize(static_cast<size_t>(top_k));
+  }
+  Candidate last = *std::max_element(best.begin(), best.end());
+  if (top_p < 1.0) {
+    auto weight = [&](const Candidate& c) {
+      return std::exp((static_cast<double>(c.logit) - max) * inverse_temperature);
+    };
+    double total = 0, mass = 0;
+    for (const Candidate& c : best) total += weight(c);
+    // Sorted a piece at a time, because the mass usually lies in few.
+    size_t sorted = 0;
+    for (size_t piece = 64; sorted < best.size() && mass < top_p * total; piece *= 8) {
+      const size_t end = std::min(best.size(), sorted + piece);
+      std::partial_sort(best.begin() + static_cast<int64_t>(sorted),
+                        best.begin() + static_cast<int64_t>(end), best.end());
+      for (; sorted < end && mass < top_p * total; ++sorted) {
+        mass += weight(best[sorted]);
+        last = best[sorted];
+      }
+      sorted = end;
+    }
+  }
+  return {static_cast<double>(last.logit), last.index};
+}
+template Cut find_cut<float>(const float*, int64_t, double, double, int64_t, double);
+template Cut find_cut<double>(const double*, int64_t, double, double, int64_t, double);
+
+}  // namespace alignzoo::cpu

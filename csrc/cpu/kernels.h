@@ -1,0 +1,242 @@
+// What the bindings hand to the loops, and the table of loops that each instruction set fills.
+//
+// All input is checked: shapes agree, targets and offsets are in range, options are legal.
+// Per-token arrays are contiguous, [B, T] row by row or packed [N]; they never alias an output.
+// Outputs are written everywhere, 0 under the mask. A mask is bytes, 0 or not; null means all ones.
+#pragma once
+
+#include <cstdint>
+
+// Always inlined: this header is also compiled for wider instruction sets (see math/config.h).
+#define ALIGNZOO_PLAIN inline __attribute__((always_inline))
+
+namespace alignzoo::cpu {
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// Rows of tokens: row b is [b * width, (b + 1) * width), or [offsets[b], offsets[b + 1]) where
+// packed; width is then the longest row's.
+struct Rows {
+  int64_t count = 0, width = 0;
+  const int64_t* offsets = nullptr;
+  ALIGNZOO_PLAIN int64_t begin(int64_t b) const { return offsets ? offsets[b] : b * width; }
+  ALIGNZOO_PLAIN int64_t end(int64_t b) const { return offsets ? offsets[b + 1] : (b + 1) * width; }
+};
+
+enum class MaskMode { kCarry, kZero, kPrefix };
+
+// Terminated and truncated are per token ([B, T] or [N]) or, with per_row, [B] for the last
+// unmasked token of each row. values and advantages are null for discounted returns.
+template <class T>
+struct GaeArgs {
+  Rows rows;
+  const T *rewards, *values, *next_values, *bootstrap;
+  const uint8_t *mask, *terminated, *truncated;
+  bool terminated_per_row, truncated_per_row;
+  MaskMode mask_mode;
+  T gamma, gae_lambda;
+  T *advantages, *returns;
+};
+
+// First row at fault in what only the data can tell, -1 for none.
+struct GaeFaults {
+  int64_t hole_row = -1;  // a mask with a hole, in mask_mode prefix
+  int64_t cut_row = -1;   // a truncated step without a value to follow it
+};
+
+struct Moments {
+  double count = 0, mean = 0, m2 = 0;
+};
+template <class T>
+struct WhitenArgs {
+  Rows rows;
+  const T* x;
+  const uint8_t* mask;
+  T* out;
+  double shift, scale, offset;  // out = (x - shift) * scale + offset
+};
+
+enum class GroupMode { kGrpo, kDrGrpo, kRloo, kBatchStd };
+template <class T>
+struct GroupArgs {
+  int64_t size;
+  const T* scores;
+  const int64_t* group_ids;
+  GroupMode mode;
+  double eps;
+  int64_t ddof;
+  T* advantages;
+};
+
+// Logit row i starts at base + offset of its index in two outer dimensions: i / inner times
+// outer_stride plus i % inner times inner_stride, in elements. The last dimension is contiguous.
+struct LogitRows {
+  int64_t count = 0, vocabulary = 0;
+  int64_t inner = 1, outer_stride = 0, inner_stride = 0;
+  ALIGNZOO_PLAIN int64_t offset(int64_t i) const {
+    return i / inner * outer_stride + i % inner * inner_stride;
+  }
+};
+
+// A target below 0 is ignored: 0, 0 and no gradient, its row not read.
+// saved, [rows, 3] or null: max, log S and entropy of each row, for the backward pass.
+template <class S, class T>
+struct TokenLogProbsArgs {
+  LogitRows rows;
+  const S* logits;
+  const int64_t* targets;
+  double inverse_temperature;
+  T *log_probs, *entropy;  // entropy may be null
+  double* saved;
+};
+
+// gradient may be logits itself; its rows are contiguous. Either upstream may be null.
+template <class S, class T>
+struct TokenLogProbsBackwardArgs {
+  LogitRows rows;
+  const S* logits;
+  const int64_t* targets;
+  double inverse_temperature;
+  const double* saved;
+  const T *up_log_probs, *up_entropy;
+  S* gradient;
+};
+
+template <class S, class T>
+struct SampleArgs {
+  LogitRows rows;
+  const S* logits;
+  double inverse_temperature;  // 0: the largest logit
+  int64_t top_k;               // 0: all
+  double top_p;
+  uint64_t seed, offset;
+  const int64_t* row_ids;  // null: 0, 1, ...
+  int64_t* ids;
+  T* log_probs;
+  int64_t bad_row;  // output: first row that is no distribution, -1 for none
+};
+
+enum class Level { kToken, kSequence };
+enum class Aggregate { kTokenMean, kSequenceMean, kSequenceSumNorm, kTokenSum };
+
+// Sums over all rows. For value losses only loss and clipped are used.
+struct LossSums {
+  double loss = 0, clipped = 0, kl = 0, ratio = 0, ratio_squared = 0, ratio_max = 0;
+};
+struct MaskCounts {
+  int64_t tokens = 0, rows = 0;  // unmasked tokens; rows that have one
+};
+
+// gradient may be null. Each token's gradient is multiplied by gradient_scale.
+template <class T>
+struct PolicyLossArgs {
+  Rows rows;
+  const T *log_probs, *old_log_probs, *advantages, *behaviour_weights;
+  const uint8_t* mask;
+  int kind;  // math::PolicyKind
+  Level level;
+  bool row_means;  // each row's sum is divided by its number of unmasked tokens
+  T low, high, dual;
+  double gradient_scale;
+  T* gradient;
+};
+template <class T>
+struct ValueLossArgs {
+  Rows rows;
+  const T *values, *old_values, *returns;
+  const uint8_t* mask;
+  bool clip;
+  T range;
+  double gradient_scale;
+  T* gradient;
+};
+
+template <class T>
+struct ElementwiseArgs {
+  int64_t size;
+  const T *x, *y;  // y: ref_log_probs, null for huber
+  int estimator;   // math::KlEstimator
+  T delta;
+  T *value, *gradient;  // gradient may be null
+};
+
+template <class T>
+struct TokenKernels {
+  GaeFaults (*gae)(const GaeArgs<T>&, int threads);
+  Moments (*moments)(const Rows& rows, const T* x, const uint8_t* mask, int threads);
+  void (*whiten)(const WhitenArgs<T>&, int threads);
+  LossSums (*policy_loss)(const PolicyLossArgs<T>&, int threads);
+  LossSums (*value_loss)(const ValueLossArgs<T>&, int threads);
+  void (*kl_penalty)(const ElementwiseArgs<T>&, int threads);
+  void (*huber)(const ElementwiseArgs<T>&, int threads);
+};
+template <class S, class T>
+struct LogitKernels {
+  void (*token_log_probs)(const TokenLogProbsArgs<S, T>&, int threads);
+  void (*token_log_probs_backward)(const TokenLogProbsBackwardArgs<S, T>&, int threads);
+  void (*sample_tokens)(SampleArgs<S, T>&, int threads);
+};
+struct Kernels {
+  const char* isa;
+  TokenKernels<float> f32;
+  TokenKernels<double> f64;
+  LogitKernels<float, float> logits_f32;
+  LogitKernels<double, double> logits_f64;
+  LogitKernels<Bfloat16, float> logits_bf16;
+  LogitKernels<Float16, float> logits_f16;
+  template <class T>
+  const TokenKernels<T>& tokens() const;
+  template <class S, class T>
+  const LogitKernels<S, T>& logits() const;
+};
+template <>
+inline const TokenKernels<float>& Kernels::tokens() const {
+  return f32;
+}
+template <>
+inline const TokenKernels<double>& Kernels::tokens() const {
+  return f64;
+}
+template <>
+inline const LogitKernels<float, float>& Kernels::logits() const {
+  return logits_f32;
+}
+template <>
+inline const LogitKernels<double, double>& Kernels::logits() const {
+  return logits_f64;
+}
+template <>
+inline const LogitKernels<Bfloat16, float>& Kernels::logits() const {
+  return logits_bf16;
+}
+template <>
+inline const LogitKernels<Float16, float>& Kernels::logits() const {
+  return logits_f16;
+}
+
+// The loops for this machine's processor, or for ALIGNZOO_ISA (generic, avx2, avx512), read once.
+// Throws std::runtime_error if that names something this build or this processor lacks.
+const Kernels& kernels();
+const char* compiled_isas();
+
+MaskCounts count_mask(const Rows& rows, const uint8_t* mask);
+
+template <class T>
+void group_advantages(const GroupArgs<T>& args);
+
+// Where top-k and top-p cut a row: a logit stays if it is above `lowest`, or equal to it at an
+// index up to `last_index`.
+struct Cut {
+  double lowest;
+  int64_t last_index;
+};
+template <class T>
+Cut find_cut(const T* logits, int64_t size, double max, double inverse_temperature, int64_t top_k,
+             double top_p);
+
+}  // namespace alignzoo::cpu

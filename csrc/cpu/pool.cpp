@@ -1,0 +1,119 @@
+#include "cpu/pool.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+namespace alignzoo::cpu {
+namespace {
+
+struct Job {
+  void (*body)(void*, int64_t);
+  void* context;
+  int64_t blocks;
+  std::atomic<int64_t> next{0};
+
+  void work() {
+    for (int64_t block; (block = next.fetch_add(1, std::memory_order_relaxed)) < blocks;) {
+      body(context, block);
+    }
+  }
+};
+
+// Workers sleep between jobs. One job at a time: a second caller does its blocks alone.
+class Pool {
+ public:
+  void run(Job& job, int helpers) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (static_cast<int>(size_.load()) < helpers) start_worker();
+      job_ = &job;
+      openings_ = helpers;
+    }
+    if (helpers == 1) {
+      wake_.notify_one();
+    } else {
+      wake_.notify_all();
+    }
+    job.work();
+    std::unique_lock<std::mutex> lock(mutex_);
+    job_ = nullptr;
+    openings_ = 0;
+    done_.wait(lock, [this] { return busy_ == 0; });
+  }
+
+  std::mutex turn;  // held by the caller whose job is running
+  int size() const { return size_.load(); }
+
+ private:
+  void start_worker() {
+    std::thread([this] { serve(); }).detach();
+    size_.fetch_add(1);
+  }
+
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [this] { return job_ != nullptr && openings_ > 0; });
+      Job* job = job_;
+      --openings_;
+      ++busy_;
+      lock.unlock();
+      job->work();
+      lock.lock();
+      if (--busy_ == 0) done_.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  Job* job_ = nullptr;
+  int openings_ = 0, busy_ = 0;
+  std::atomic<int> size_{0};
+};
+
+// A forked child has none of its parent's threads, and locks in any state: it gets a new pool, and
+// the parent's is left behind. Pools are never destroyed, because detached workers hold on to them.
+std::atomic<Pool*> the_pool{nullptr};
+
+Pool& pool() {
+  Pool* current = the_pool.load();
+  if (current == nullptr) {
+    static std::once_flag once;
+    std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); }); });
+    Pool* fresh = new Pool;
+    if (the_pool.compare_exchange_strong(current, fresh)) {
+      current = fresh;
+    } else {
+      delete fresh;
+    }
+  }
+  return *current;
+}
+
+}  // namespace
+
+void run_blocks(int64_t blocks, int threads, void (*body)(void*, int64_t), void* context) {
+  int helpers = static_cast<int>(std::min<int64_t>(threads, blocks)) - 1;
+  if (helpers > 0) {
+    Pool& shared = pool();
+    std::unique_lock<std::mutex> turn(shared.turn, std::try_to_lock);
+    if (turn.owns_lock()) {
+      Job job{body, context, blocks};
+      shared.run(job, helpers);
+      return;
+    }
+  }
+  for (int64_t block = 0; block < blocks; ++block) body(context, block);
+}
+
+int num_workers() {
+  Pool* current = the_pool.load();
+  return current == nullptr ? 0 : current->size();
+}
+
+}  // namespace alignzoo::cpu

@@ -1,0 +1,242 @@
+// Wide<T>: 16 lanes of float or double, whatever the machine's registers. Every kernel is written
+// for this one width, so that a sum has the same tree, and the same bits, on AVX2 and AVX-512.
+//
+// Included only by the translation units that are compiled once per instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "math/scalar.h"
+
+namespace alignzoo::cpu {
+inline namespace ALIGNZOO_ISA {
+
+#define ALIGNZOO_INLINE inline __attribute__((always_inline))
+
+constexpr int kLanes = 16;
+
+#if defined(__AVX512F__)
+constexpr int kRegisterBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kRegisterBytes = 32;
+#else
+constexpr int kRegisterBytes = 16;
+#endif
+
+template <class T>
+struct BitsOf;
+template <>
+struct BitsOf<float> {
+  using type = int32_t;
+};
+template <>
+struct BitsOf<double> {
+  using type = int64_t;
+};
+
+// Registers of T, kCount of them, as compiler vectors; a lane mask has the same shape, of integers
+// that are 0 or -1.
+template <class T>
+struct Registers {
+  using Bits = typename BitsOf<T>::type;
+  typedef T Floats __attribute__((vector_size(kRegisterBytes)));
+  typedef Bits Ints __attribute__((vector_size(kRegisterBytes)));
+  static constexpr int kPer = kRegisterBytes / static_cast<int>(sizeof(T));
+  static constexpr int kCount = kLanes / kPer;
+};
+
+template <class T>
+struct Mask {
+  using R = Registers<T>;
+  typename R::Ints reg[R::kCount];
+};
+
+template <class T>
+struct Wide {
+  using R = Registers<T>;
+  using Element = T;
+  typename R::Floats reg[R::kCount];
+
+  Wide() = default;
+  ALIGNZOO_INLINE explicit Wide(T x) {
+    typename R::Floats all = x - typename R::Floats{};
+    for (int i = 0; i < R::kCount; ++i) reg[i] = all;
+  }
+};
+
+using F32 = Wide<float>;
+using F64 = Wide<double>;
+
+// op applied register by register, with the index known to the compiler.
+template <class T, class Op, int... I>
+ALIGNZOO_INLINE Wide<T> map_registers(Op op, std::integer_sequence<int, I...>) {
+  Wide<T> out;
+  ((out.reg[I] = op(I)), ...);
+  return out;
+}
+template <class T, class Op>
+ALIGNZOO_INLINE Wide<T> map_registers(Op op) {
+  return map_registers<T>(op, std::make_integer_sequence<int, Registers<T>::kCount>());
+}
+template <class T, class Op, int... I>
+ALIGNZOO_INLINE Mask<T> map_masks(Op op, std::integer_sequence<int, I...>) {
+  Mask<T> out;
+  ((out.reg[I] = op(I)), ...);
+  return out;
+}
+template <class T, class Op>
+ALIGNZOO_INLINE Mask<T> map_masks(Op op) {
+  return map_masks<T>(op, std::make_integer_sequence<int, Registers<T>::kCount>());
+}
+
+#define ALIGNZOO_WIDE_OPERATOR(OP)                                                                \
+  template <class T>                                                                              \
+  ALIGNZOO_INLINE Wide<T> operator OP(const Wide<T>& a, const Wide<T>& b) {                       \
+    return map_registers<T>([&](int i)                                                            \
+                                __attribute__((always_inline)) { return a.reg[i] OP b.reg[i]; }); \
+  }
+ALIGNZOO_WIDE_OPERATOR(+)
+ALIGNZOO_WIDE_OPERATOR(-)
+ALIGNZOO_WIDE_OPERATOR(*)
+ALIGNZOO_WIDE_OPERATOR(/)
+#undef ALIGNZOO_WIDE_OPERATOR
+
+#define ALIGNZOO_WIDE_COMPARISON(OP)                                                          \
+  template <class T>                                                                          \
+  ALIGNZOO_INLINE Mask<T> operator OP(const Wide<T>& a, const Wide<T>& b) {                   \
+    return map_masks<T>([&](int i)                                                            \
+                            __attribute__((always_inline)) { return a.reg[i] OP b.reg[i]; }); \
+  }
+ALIGNZOO_WIDE_COMPARISON(<)
+ALIGNZOO_WIDE_COMPARISON(>)
+ALIGNZOO_WIDE_COMPARISON(==)
+#undef ALIGNZOO_WIDE_COMPARISON
+
+template <class T>
+ALIGNZOO_INLINE Wide<T> select(const Mask<T>& mask, const Wide<T>& a, const Wide<T>& b) {
+  return map_registers<T>(
+      [&](int i) __attribute__((always_inline)) { return mask.reg[i] ? a.reg[i] : b.reg[i]; });
+}
+
+// The second operand where the lanes are unordered, as in math/scalar.h.
+template <class T>
+ALIGNZOO_INLINE Wide<T> max(const Wide<T>& a, const Wide<T>& b) {
+  return map_registers<T>([&](int i) __attribute__((always_inline)) {
+    return a.reg[i] > b.reg[i] ? a.reg[i] : b.reg[i];
+  });
+}
+template <class T>
+ALIGNZOO_INLINE Wide<T> min(const Wide<T>& a, const Wide<T>& b) {
+  return map_registers<T>([&](int i) __attribute__((always_inline)) {
+    return a.reg[i] < b.reg[i] ? a.reg[i] : b.reg[i];
+  });
+}
+
+template <class T>
+ALIGNZOO_INLINE Wide<T> abs(const Wide<T>& a) {
+  using Ints = typename Registers<T>::Ints;
+  using Floats = typename Registers<T>::Floats;
+  constexpr auto kSign =
+      static_cast<typename Registers<T>::Bits>(uint64_t{1} << (sizeof(T) * 8 - 1));
+  return map_registers<T>([&](int i) __attribute__((always_inline)) {
+    return reinterpret_cast<Floats>(reinterpret_cast<Ints>(a.reg[i]) & ~kSign);
+  });
+}
+
+template <class T>
+ALIGNZOO_INLINE Wide<T> low_bits_as_exponent(const Wide<T>& a) {
+  using Ints = typename Registers<T>::Ints;
+  using Floats = typename Registers<T>::Floats;
+  constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
+  return map_registers<T>([&](int i) __attribute__((always_inline)) {
+    return reinterpret_cast<Floats>(reinterpret_cast<Ints>(a.reg[i]) << kMantissa);
+  });
+}
+
+// One fused multiply-add of registers, or two roundings where the machine has none.
+#if defined(__AVX512F__)
+ALIGNZOO_INLINE __m512 fma_register(__m512 a, __m512 b, __m512 c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+ALIGNZOO_INLINE __m512d fma_register(__m512d a, __m512d b, __m512d c) {
+  return _mm512_fmadd_pd(a, b, c);
+}
+#elif defined(__AVX2__)
+ALIGNZOO_INLINE __m256 fma_register(__m256 a, __m256 b, __m256 c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+ALIGNZOO_INLINE __m256d fma_register(__m256d a, __m256d b, __m256d c) {
+  return _mm256_fmadd_pd(a, b, c);
+}
+#else
+template <class V>
+ALIGNZOO_INLINE V fma_register(V a, V b, V c) {
+  return a * b + c;
+}
+#endif
+
+template <class T>
+ALIGNZOO_INLINE Wide<T> fma(const Wide<T>& a, const Wide<T>& b, const Wide<T>& c) {
+  return map_registers<T>([&](int i) __attribute__((always_inline)) {
+    return fma_register(a.reg[i], b.reg[i], c.reg[i]);
+  });
+}
+
+template <class T>
+ALIGNZOO_INLINE Mask<T> operator&(const Mask<T>& a, const Mask<T>& b) {
+  return map_masks<T>([&](int i) __attribute__((always_inline)) { return a.reg[i] & b.reg[i]; });
+}
+
+// Lane 0 first, halves added until one is left: the one reduction tree there is.
+template <class T>
+ALIGNZOO_INLINE T sum_lanes(const Wide<T>& a) {
+  T lane[kLanes];
+  memcpy(lane, &a, sizeof lane);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lane[i] = lane[i] + lane[i + half];
+  }
+  return lane[0];
+}
+#if defined(__AVX2__)
+ALIGNZOO_INLINE float sum_lanes(const F32& a) {
+#if defined(__AVX512F__)
+  __m256 v = _mm256_add_ps(_mm512_castps512_ps256(a.reg[0]), _mm512_extractf32x8_ps(a.reg[0], 1));
+#else
+  __m256 v = _mm256_add_ps(a.reg[0], a.reg[1]);
+#endif
+  __m128 w = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  w = _mm_add_ps(w, _mm_movehl_ps(w, w));
+  return _mm_cvtss_f32(_mm_add_ss(w, _mm_shuffle_ps(w, w, 1)));
+}
+#endif
+// NaN lanes may be lost.
+template <class T>
+ALIGNZOO_INLINE T max_lanes(const Wide<T>& a) {
+  T lane[kLanes];
+  memcpy(lane, &a, sizeof lane);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
+  }
+  return lane[0];
+}
+
+// Loads and stores of 16 consecutive elements, at any address.
+template <class T>
+ALIGNZOO_INLINE Wide<T> load(const T* from) {
+  Wide<T> out;
+  memcpy(&out, from, sizeof out);
+  return out;
+}
+template <class T>
+ALIGNZOO_INLINE void store(T* to, const Wide<T>& a) {
+  memcpy(to, &a, sizeof a);
+}
+
+}  // namespace ALIGNZOO_ISA
+}  // namespace alignzoo::cpu

@@ -1,0 +1,109 @@
+// exp and its relatives for every number type. No tables, no branches: the same sequence of
+// operations in each lane, on each device.
+#pragma once
+
+#include "math/scalar.h"
+
+namespace alignzoo::math {
+inline namespace ALIGNZOO_ISA {
+
+// Constants of exp for one element type. `polynomial` is the minimax fit of (e^r - 1 - r) / r^2 on
+// |r| <= log(2) / 2, lowest order first.
+template <class T>
+struct ExpConstants;
+
+template <>
+struct ExpConstants<float> {
+  static constexpr float kLowest = -88.0f;  // e^x is exactly 0 at and below it
+  static constexpr float kHighest = 89.0f;  // and infinite at and above this
+  static constexpr float kMagic = 12582912.0f + 127.0f;
+  static constexpr float kInverseLn2 = 1.44269504088896341f;
+  static constexpr float kLn2High = 0.693359375f;  // few bits, so that n * kLn2High is exact
+  static constexpr float kLn2Low = -2.12194440054690583e-4f;
+  static constexpr int kTerms = 6;
+  static ALIGNZOO_HD float polynomial(int i) {
+    constexpr float c[kTerms] = {0.500000006771f,   0.166666658682f,   0.0416662946907f,
+                                 0.00833349715569f, 0.00139446849431f, 0.000197903690377f};
+    return c[i];
+  }
+};
+
+template <>
+struct ExpConstants<double> {
+  static constexpr double kLowest = -709.0;
+  static constexpr double kHighest = 710.0;
+  static constexpr double kMagic = 6755399441055744.0 + 1023.0;
+  static constexpr double kInverseLn2 = 1.44269504088896340736;
+  static constexpr double kLn2High = 6.93147180369123816490e-01;
+  static constexpr double kLn2Low = 1.90821492927058770002e-10;
+  static constexpr int kTerms = 11;
+  static ALIGNZOO_HD double polynomial(int i) {
+    constexpr double c[kTerms] = {
+        0.50000000000000000436,   0.16666666666666683423,   0.041666666666666096174,
+        0.0083333333333170205365, 0.0013888888889115188556, 0.00019841269896436688259,
+        2.4801586927200091104e-5, 2.755723479528685509e-6,  2.7557581414181094429e-7,
+        2.511206379572018887e-8,  2.0826773517029201914e-9};
+    return c[i];
+  }
+};
+
+// e^x = scale + scale * rest for x within [kLowest, kHighest] or NaN, where scale is a power of two
+// and rest = e^r - 1 for the remainder r, |r| <= log(2) / 2.
+template <class F>
+ALIGNZOO_HD void split_exp(F x, F& scale, F& rest) {
+  using C = ExpConstants<Element<F>>;
+  F shifted = fma(x, F(C::kInverseLn2), F(C::kMagic));
+  F n = shifted - F(C::kMagic);
+  F r = fma(n, F(-C::kLn2High), x);
+  r = fma(n, F(-C::kLn2Low), r);
+  F q = F(C::polynomial(C::kTerms - 1));
+#pragma GCC unroll 16
+  for (int i = C::kTerms - 2; i >= 0; --i) q = fma(q, r, F(C::polynomial(i)));
+  rest = fma(q * r, r, r);
+  scale = low_bits_as_exponent(shifted);
+}
+
+// e^x for x within [kLowest, kHighest] or NaN. Relative error at most 1 ulp (float) and 1.5 ulp
+// (double) with a fused multiply-add; results below the smallest normal number may be 0.
+template <class F>
+ALIGNZOO_HD F exp_in_range(F x) {
+  F scale, rest;
+  split_exp(x, scale, rest);
+  return (rest + F(Element<F>(1))) * scale;
+}
+
+// e^x for x <= 0, -inf or NaN: exactly 0 at and below kLowest, NaN stays NaN.
+template <class F>
+ALIGNZOO_HD F exp_nonpositive(F x) {
+  return exp_in_range(max(F(ExpConstants<Element<F>>::kLowest), x));
+}
+
+// e^x for any x. The largest results (within a factor of two of overflow) are already infinite.
+template <class F>
+ALIGNZOO_HD F exp(F x) {
+  using C = ExpConstants<Element<F>>;
+  return exp_in_range(min(F(C::kHighest), max(F(C::kLowest), x)));
+}
+
+// e^x - 1 - x and e^x - 1, without the cancellation of those formulas near 0, for x within
+// [kLowest, kHighest] or NaN: within |x| < 1 by the Taylor series of the first, to an order whose
+// remainder lies below half an ulp. Relative error at most 4 ulp.
+template <class F>
+ALIGNZOO_HD void exp_remainders(F x, F& minus_one_minus_x, F& minus_one) {
+  using T = Element<F>;
+  constexpr int kOrder = sizeof(T) == 8 ? 18 : 11;
+  const F one = F(T(1));
+  // x^2/2 (1 + x/3 (1 + x/4 (1 + ...)))
+  F q = one;
+#pragma GCC unroll 16
+  for (int k = kOrder; k >= 3; --k) q = fma(q, x * F(T(1) / T(k)), one);
+  F series = q * (x * x) * F(T(0.5));
+  F scale, rest;
+  split_exp(x, scale, rest);
+  auto near_zero = abs(x) < one;
+  minus_one_minus_x = select(near_zero, series, fma(scale, rest, (scale - one) - x));
+  minus_one = select(near_zero, series + x, fma(scale, rest, scale - one));
+}
+
+}  // namespace ALIGNZOO_ISA
+}  // namespace alignzoo::math

@@ -1,0 +1,108 @@
+// The elementwise losses, each with its gradient. All branch-free, so they serve vectors too.
+// Bounds come first in min and max, so that a NaN passes through.
+#pragma once
+
+#include "math/exponential.h"
+
+namespace alignzoo::math {
+inline namespace ALIGNZOO_ISA {
+
+// Log-ratios beyond this are clamped before the exponential, with gradient 0.
+constexpr double kMaxLogRatio = 20.0;
+
+enum class PolicyKind { kClip, kPlain, kCispo };
+
+// The loss of one token as a function of the ratio r, and its derivative. For kCispo, `loss` is the
+// factor of log_prob and `slope` the derivative by log_prob. `clipped` is 1 where the clip
+// (or the dual clip) made the derivative 0, else 0.
+template <class F>
+struct PolicyTerm {
+  F loss, slope, clipped;
+};
+
+// kClip: -min(r A, clip(r, low, high) A), and where A < 0 min(that, -dual A); dual = +inf for none.
+template <PolicyKind kKind, class F>
+ALIGNZOO_HD PolicyTerm<F> policy_term(F ratio, F advantage, F low, F high, F dual) {
+  using T = Element<F>;
+  const F zero = F(T(0)), one = F(T(1));
+  if constexpr (kKind == PolicyKind::kPlain) {
+    return {zero - ratio * advantage, zero - advantage, zero};
+  } else if constexpr (kKind == PolicyKind::kCispo) {
+    F factor = zero - min(high, max(low, ratio)) * advantage;
+    return {factor, factor, zero};
+  } else {
+    F above = select(ratio > high, one, zero);
+    F below = max(select(ratio < low, one, zero), select(ratio > dual, one, zero));
+    F used = select(advantage > zero, min(high, ratio), min(dual, max(low, ratio)));
+    F clipped = select(advantage > zero, above, select(advantage < zero, below, zero));
+    F slope = select(clipped > zero, zero, zero - advantage);
+    return {zero - used * advantage, slope, clipped};
+  }
+}
+
+// 0.5 * max((v - R)^2, (clip(v, old - range, old + range) - R)^2) and its derivative by v.
+template <class F>
+ALIGNZOO_HD PolicyTerm<F> value_term(F value, F old_value, F target, F range) {
+  using T = Element<F>;
+  const F zero = F(T(0)), one = F(T(1));
+  F error = value - target;
+  F moved = value - old_value;
+  F clipped_value = old_value + min(range, max(zero - range, moved));
+  F clipped_error = clipped_value - target;
+  F square = error * error, clipped_square = clipped_error * clipped_error;
+  // abs(moved) > range: the clip moved the value, so rounding in clipped_value alone cannot count.
+  F acts = select(abs(moved) > range, one, zero);
+  F wins = select(clipped_square > square, acts, zero);
+  F loss = F(T(0.5)) * select(wins > zero, clipped_square, square);
+  return {loss, select(wins > zero, zero, error), wins};
+}
+
+template <class F>
+ALIGNZOO_HD PolicyTerm<F> plain_value_term(F value, F target) {
+  using T = Element<F>;
+  F error = value - target;
+  return {F(T(0.5)) * error * error, error, F(T(0))};
+}
+
+enum class KlEstimator { kK1, kK2, kK3, kAbs, kK3Plus };
+
+// Value of an estimator of the divergence at q = ref_log_prob - log_prob, and its derivative by
+// log_prob. k3: q is clamped to +-kMaxLogRatio, derivative 0 beyond.
+template <KlEstimator kEstimator, class F>
+ALIGNZOO_HD void kl_term(F q, F& value, F& slope) {
+  using T = Element<F>;
+  const F zero = F(T(0)), one = F(T(1));
+  if constexpr (kEstimator == KlEstimator::kK1) {
+    value = zero - q;
+    slope = one;
+  } else if constexpr (kEstimator == KlEstimator::kK2) {
+    value = F(T(0.5)) * q * q;
+    slope = zero - q;
+  } else if constexpr (kEstimator == KlEstimator::kAbs) {
+    value = abs(q);
+    slope = select(q > zero, zero - one, select(q < zero, one, zero * q));
+  } else {
+    const F limit = F(T(kMaxLogRatio));
+    F inside = max(zero - limit, min(limit, q));
+    F minus_one;
+    exp_remainders(inside, value, minus_one);
+    if constexpr (kEstimator == KlEstimator::kK3) {
+      slope = select(abs(q) > limit, zero, zero - minus_one);
+    } else {
+      slope = zero - q;
+    }
+  }
+}
+
+// x^2 / 2 within +-delta, delta (|x| - delta / 2) beyond.
+template <class F>
+ALIGNZOO_HD void huber_term(F x, F delta, F& value, F& slope) {
+  using T = Element<F>;
+  const F zero = F(T(0));
+  F size = abs(x);
+  value = select(size > delta, delta * (size - F(T(0.5)) * delta), F(T(0.5)) * x * x);
+  slope = max(zero - delta, min(delta, x));
+}
+
+}  // namespace ALIGNZOO_ISA
+}  // namespace alignzoo::math
