@@ -60,6 +60,12 @@ def test_rows_come_in_the_order_asked_for_and_may_repeat():
     assert batch.response_ids.tolist() == [[9, 9, 0], [5, 6, 7], [9, 9, 0]]
 
 
+def test_token_ids_are_int64_as_embeddings_want_them():
+    batch = small().batch()
+    assert batch.token_ids.dtype == batch.response_ids.dtype == torch.int64
+    assert batch.response_mask.dtype == torch.bool
+
+
 def test_an_empty_buffer_gives_an_empty_batch():
     batch = RolloutBuffer().batch()
     assert len(batch) == batch.num_tokens == 0
