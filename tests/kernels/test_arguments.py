@@ -210,7 +210,7 @@ REFUSED = [
     ("policy_loss", [A, A, A], CLIP | {"aggregate": "mean"}, ValueError, "aggregate"),
     ("policy_loss", [A, A, A], CLIP | SUM_NORM, ValueError, "denominator"),
     ("policy_loss", [A, A, A], CLIP | {"denominator": 0}, ValueError, "denominator"),
-    ("policy_loss", [A, A, A], CLIP | {"denominator": B}, ValueError, "denominator"),
+    ("policy_loss", [A, A, A], CLIP | {"denominator": B}, (TypeError, ValueError), "denominator"),
     ("policy_loss", [A, A, A], CLIP | {W: OTHER}, ValueError, W),
     ("value_loss", [A, OTHER, A], {}, ValueError, "old_values"),
     ("value_loss", [A, A, OTHER], {}, ValueError, "returns"),
