@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from alignzoo.report.run_config import (
     algorithm_name,
+    baseline,
     data_name,
     is_hub_id,
+    library_versions,
     option,
     rewards,
     short_name,
@@ -42,11 +44,15 @@ def model_card(
     did not measure is said to be unmeasured; nothing is claimed beyond the run's own numbers.
 
     Args:
-        config: what config.yaml holds; any part may be missing.
+        config: what config.yaml holds; any part may be missing. Where it has `baseline`, a mapping
+            of the held-out metrics before the first update, these are the first figures.
         metrics: the run's updates in order, as in metrics.jsonl.
         steered: the algorithm also shapes the logits when it generates, with weights of its own
             that plain transformers does not load.
     """
+    before = baseline(config)
+    if before:
+        metrics = [{"step": 0, **before}, *metrics]
     sections = [
         _front_matter(config),
         _opening(config, metrics),
@@ -77,22 +83,21 @@ def _front_matter(config: Mapping[str, Any]) -> str:
 
 def _opening(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
     algorithm = algorithm_name(config)
-    base = option(config, "policy")
+    base = short_name(option(config, "policy"))
     source = f" from {_base(base)}" if base else ""
     by = f" with {_code(algorithm)}{_paper(config)}" if algorithm else ""
     names = [_code(reward.name) for reward in rewards(config)]
     goal = f", rewarded by {' and '.join(names)}" if names else ""
-    name = short_name(base) if base else "Language model"
-    title = f"# {_plain(name)}, trained with {_plain(algorithm or 'alignzoo')}"
-    count = len(metrics)
+    title = f"# {_plain(base or 'Language model')}, trained with {_plain(algorithm or 'alignzoo')}"
+    count = sum(1 for row in metrics if row.get("step") != 0)
     length = f" The run made {count:,} update{'' if count == 1 else 's'}." if count else ""
     return f"{title}\n\nA causal language model that alignzoo trained{source}{by}{goal}.{length}"
 
 
-def _base(base: object) -> str:
+def _base(base: str) -> str:
     if base == "tiny":
         return "a small model made from scratch with a byte-level tokenizer"
-    return _code(short_name(base))
+    return _code(base)
 
 
 def _paper(config: Mapping[str, Any]) -> str:
@@ -187,6 +192,9 @@ def _facts(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> s
         value = data_name(config, name)
         if value:
             facts.append(f"{name.replace('eval_', 'held-out ')}: {_code(value)}")
+    trained, held_out = option(config, "train_rows"), option(config, "held_out_rows")
+    if trained is not None and held_out is not None:
+        facts.append(f"rows: {trained} to train on, {held_out} held out")
     for name, weight, options in rewards(config):
         of_options = f", options {_code(_value(options))}" if options else ""
         of_weight = f", weight {_number(weight)}" if weight != 1 else ""
@@ -221,8 +229,8 @@ def _limits(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
         )
     if has_held_out:
         points.append(
-            "The held-out figures are of one run with one seed, on the held-out data named above; "
-            "they say nothing of other uses."
+            "The held-out figures are of one run with one seed, on data of one kind; they say "
+            "nothing of other uses."
         )
     else:
         points.append(
@@ -246,14 +254,7 @@ def _limits(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
 
 
 def _versions(config: Mapping[str, Any]) -> str:
-    versions = config.get("versions")
-    rows = []
-    if isinstance(versions, Mapping):
-        rows = [
-            (_plain(str(name)), _code(_value(value)))
-            for name, value in versions.items()
-            if isinstance(value, str | int | float)
-        ]
+    rows = [(_plain(name), _code(version)) for name, version in library_versions(config).items()]
     algorithm = config.get("algorithm")
     if isinstance(algorithm, Mapping) and algorithm.get("distribution"):
         owner = f"{algorithm['distribution']} {algorithm.get('version', '')}".strip()
@@ -286,7 +287,9 @@ def _value(value: object) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) and abs(value) >= 1000 else f"{value:.4g}"
+    """Returns four significant digits, at most four of them decimals."""
+    rounded = round(value, 4) + 0.0
+    return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:.4g}"
 
 
 def _plain(text: str) -> str:

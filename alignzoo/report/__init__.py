@@ -19,6 +19,7 @@ from alignzoo.report.metric_names import (
 )
 from alignzoo.report.run_config import (
     algorithm_name,
+    baseline,
     data_name,
     option,
     rewards,
@@ -75,7 +76,7 @@ def render(folder: Path) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     config, config_fault = read_config(folder / "config.yaml")
-    metrics = read_metrics(folder / "metrics.jsonl")
+    metrics = read_metrics(folder / "metrics.jsonl", baseline(config))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -181,8 +182,8 @@ def headline(metrics: MetricsFile) -> list[Figure]:
         if name not in series:
             continue
         values = series[name].values
-        before = format_number(values[0]) if len(values) > 1 else ""
-        figures.append(Figure(label, format_number(values[-1]), before, unit, kind))
+        first, last = (format_number(round(value, 4)) for value in (values[0], values[-1]))
+        figures.append(Figure(label, last, first if len(values) > 1 else "", unit, kind))
     return figures
 
 

@@ -161,7 +161,7 @@ def value_axis(values: Iterable[float], *, downwards: bool = True) -> Axis:
     """
     known = list(values)
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    at_zero = 0 <= low <= 0.4 * high
+    at_zero = -1e-3 * high <= low <= 0.4 * high  # rounding may leave a KL just below 0
     if at_zero:
         low = 0.0
     span = high - low
@@ -284,7 +284,7 @@ def frontier(
     y = value_axis(py for _, _, py in both)
     placed = _place(((px, py) for _, px, py in training), x, y)
     fifths = [placed[i * len(placed) // 5 : (i + 1) * len(placed) // 5] for i in range(5)]
-    dots = [(0.28 + 0.18 * i, _dots_text(part)) for i, part in enumerate(fifths) if part]
+    dots = [(0.4 + 0.15 * i, _dots_text(part)) for i, part in enumerate(fifths) if part]
     lines = []
     if len(held_out) > 1:
         places = _place(((px, py) for _, px, py in held_out), x, y)

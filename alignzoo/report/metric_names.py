@@ -26,6 +26,7 @@ MEANINGS = {
     "entropy": Meaning("nats per token", "entropy of the next token"),
     "approx_kl": Meaning("nats per token", "ratio - 1 - log ratio to the policy before the update"),
     "clip_frac": Meaning("", "share of tokens whose ratio was clipped"),
+    "ratio_max": Meaning("", "largest ratio of a token to the policy before the update"),
     "kl_coef": Meaning("", "weight of the KL penalty"),
     "value_loss": Meaning("", "loss of the value head"),
     "explained_variance": Meaning("", "share of the returns' variance that the values explain"),

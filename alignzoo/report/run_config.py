@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from alignzoo.report.run_files import is_number
 
 
 class Reward(NamedTuple):
@@ -17,19 +21,46 @@ class Reward(NamedTuple):
 
 
 def option(config: Mapping[str, Any], name: str) -> Any:
-    """Returns `name` from the run's options, the data section or the top, whichever has it."""
-    for place in (config.get("run"), config.get("data"), config):
+    """Returns `name` from the first section that has it: run, options, data, or the top."""
+    for place in (*(config.get(key) for key in ("run", "options", "data")), config):
         if isinstance(place, Mapping) and place.get(name) is not None:
             return place[name]
     return None
 
 
 def algorithm_name(config: Mapping[str, Any]) -> str:
-    """Returns the algorithm's id, or an empty string."""
+    """Returns the algorithm's id, else its class's name, else an empty string."""
     algorithm = config.get("algorithm")
     if isinstance(algorithm, Mapping):
-        algorithm = algorithm.get("id")
+        algorithm = algorithm.get("id") or str(algorithm.get("class") or "").rpartition(":")[2]
     return str(algorithm) if algorithm else ""
+
+
+def library_versions(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns versions by library, Python's among them, from `versions` or `environment`."""
+    environment = config.get("environment")
+    found: dict[str, str] = {}
+    places = [config]
+    if isinstance(environment, Mapping):
+        places.append(environment)
+        found |= {"python": str(environment["python"])} if environment.get("python") else {}
+    for place in places:
+        versions = place.get("versions")
+        if isinstance(versions, Mapping):
+            found |= {str(name): str(v) for name, v in versions.items() if v is not None}
+    return found
+
+
+def baseline(config: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the held-out metrics measured before the first update, where `baseline` has them."""
+    found = config.get("baseline")
+    if not isinstance(found, Mapping):
+        return {}
+    return {
+        str(name): float(value)
+        for name, value in found.items()
+        if is_number(value) and math.isfinite(value)
+    }
 
 
 def rewards(config: Mapping[str, Any]) -> list[Reward]:
@@ -37,20 +68,27 @@ def rewards(config: Mapping[str, Any]) -> list[Reward]:
     written = config.get("rewards") or option(config, "reward") or []
     found = []
     for reward in written if isinstance(written, list | tuple) else [written]:
-        weight, options = 1.0, None
-        name = reward
-        if isinstance(reward, Mapping):
-            name = next((reward[k] for k in ("id", "name", "path", "spec") if reward.get(k)), "")
-            weight, options = reward.get("weight", 1.0), reward.get("options")
+        mapping = reward if isinstance(reward, Mapping) else {"reward": reward}
+        keys = ("reward", "id", "name", "path", "spec")
+        text = next((str(mapping[key]) for key in keys if mapping.get(key)), "")
+        name, options = _split_options(text)
+        if isinstance(mapping.get("options"), Mapping):
+            options = {**options, **mapping["options"]}
+        weight = options.pop("weight", mapping.get("weight", 1.0))
         if name:
-            found.append(
-                Reward(
-                    short_name(str(name).partition(":{")[0]),
-                    float(weight) if isinstance(weight, int | float) else 1.0,
-                    options if isinstance(options, Mapping) else {},
-                )
-            )
+            weight = float(weight) if is_number(weight) else 1.0
+            found.append(Reward(short_name(name), weight, options))
     return found
+
+
+def _split_options(text: str) -> tuple[str, dict[str, Any]]:
+    """Returns the name and the options of `NAME:{json options}`."""
+    name, colon, options = text.partition(":{")
+    try:
+        found = json.loads("{" + options) if colon else {}
+    except ValueError:
+        found = {}
+    return name, found
 
 
 def is_hub_id(name: str) -> bool:
@@ -59,8 +97,8 @@ def is_hub_id(name: str) -> bool:
 
 
 def short_name(value: object) -> str:
-    """Returns a hub id or a plain name whole, of a path its last part, of None nothing."""
-    text = "" if value is None else str(value)
+    """Returns a hub id or a plain name whole, of a path its last part, of anything else nothing."""
+    text = value if isinstance(value, str) else ""
     if is_hub_id(text):
         return text
     return re.split(r"[/\\]", text.rstrip("/\\"))[-1] or text

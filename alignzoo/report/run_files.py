@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class MetricsFile:
     Args:
         series: by metric name, in order of appearance.
         num_updates: lines read.
-        first_step: of the first line; 0 where there is none.
+        first_step: of the first line; 0 where something was measured before, or there is none.
         last_step: of the last line; 0 where there is none.
         malformed: lines that are no JSON object, the last line aside.
         not_finite: how many values of a metric were NaN or infinite, and are not in its series.
@@ -85,9 +85,15 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def read_metrics(path: Path) -> MetricsFile:
-    """Returns every numeric key of metrics.jsonl as a series; a line without `step` is numbered."""
+def read_metrics(path: Path, before: Mapping[str, float] | None = None) -> MetricsFile:
+    """Returns every numeric key of metrics.jsonl as a series; a line without `step` is numbered.
+
+    Args:
+        before: what was measured before the first update; it stands at step 0.
+    """
     found = MetricsFile()
+    for name, value in (before or {}).items():
+        found.series.setdefault(name, Series()).append(0, value)
     for row in read_json_lines(path):
         if row is None:
             found.malformed += 1
@@ -96,7 +102,7 @@ def read_metrics(path: Path) -> MetricsFile:
         step = row.pop("step", None)
         step = float(step) if is_number(step) and math.isfinite(step) else found.last_step + 1
         found.last_step = step
-        if found.num_updates == 1:
+        if found.num_updates == 1 and not before:
             found.first_step = step
         for name, value in row.items():
             if not is_number(value):

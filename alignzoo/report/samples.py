@@ -198,7 +198,12 @@ def _side_by_side(split: str, by_step: dict[float, list[_Sample]]) -> SampleTabl
             rows.append(SampleRow([], cells))
         text = "The first responses recorded; the prompts differ from step to step."
     title = SPLIT_TITLES.get(split, visible(split))
-    return SampleTable(title, text, [f"update {step:g}" for step in steps], rows)
+    return SampleTable(title, text, [step_name(step) for step in steps], rows)
+
+
+def step_name(step: float) -> str:
+    """Returns what a step is called; samples of step 0 were drawn before the first update."""
+    return f"update {step:g}" if step else "before training"
 
 
 def _by_prompt(samples: Sequence[_Sample]) -> dict[str, list[_Sample]]:
@@ -219,7 +224,7 @@ def _round_robin(
 
 def _cell(sample: _Sample, *, with_prompt: bool = False) -> Cell:
     return Cell(
-        step=f"update {sample.step:g}",
+        step=step_name(sample.step),
         response=to_text(sample.response),
         score="unscorable"
         if sample.score is None or math.isnan(sample.score)

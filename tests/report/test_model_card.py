@@ -127,6 +127,39 @@ def test_odd_input_gives_a_valid_card(config: dict[str, Any], metrics: list[Any]
     assert "## Limits and responsible use" in card
 
 
+def test_config_as_the_command_line_writes_it_is_understood() -> None:
+    config = {
+        "algorithm": {"class": "alignzoo.plugins.ppo:PPO", "options": {}, "id": "ppo"},
+        "options": {"batch_size": 16, "seed": 7},
+        "data": {"fingerprint": "ab", "train_rows": 9, "held_out_rows": 2},
+        "policy": {"fingerprint": "cd"},
+        "environment": {"versions": {"torch": "2.13.0", "peft": None}, "python": "3.11.7"},
+        "run": {"policy": "/models/stories", "data": None, "reward": ["ignored"]},
+        "rewards": [{"reward": 'keywords:{"include": ["dog"], "weight": 2}', "paper": ""}],
+    }
+    card = model_card(config, METRICS)
+    assert "trained from `stories` with `ppo`, rewarded by `keywords`" in card
+    assert "`keywords`, weight 2, options `include: [dog]`" in card
+    assert "- Rows: 9 to train on, 2 held out" in card
+    assert "- Seed: `7`" in card
+    assert "| torch | `2.13.0` |" in card
+    assert "| python | `3.11.7` |" in card
+    assert "peft" not in card
+
+
+def test_config_of_a_run_from_python_names_the_class() -> None:
+    config = {"algorithm": {"class": "mine:Own.Way"}, "policy": {"fingerprint": "cd"}}
+    card = model_card(config, METRICS)
+    assert "A causal language model that alignzoo trained with `Own.Way`." in card
+    assert "cd" not in card
+
+
+def test_baseline_is_the_first_figure() -> None:
+    card = model_card({"baseline": {"eval_score_mean": 0.125, "eval_kl": 0.0}}, METRICS)
+    assert "| mean score | 0.125 | 0.85 | 0 and 3 |" in card
+    assert "The run made 3 updates." in card
+
+
 def test_table_cells_stay_cells() -> None:
     card = model_card({"algorithm": {"id": "a", "options": {"pattern": "a|b`c\nd"}}}, [])
     row = next(line for line in card.splitlines() if "pattern" in line)

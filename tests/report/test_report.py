@@ -124,6 +124,23 @@ def test_main_curves_come_first_with_held_out_laid_over(tmp_path: Path) -> None:
     assert not any(name.startswith("eval_") for name in names)
 
 
+def test_baseline_stands_before_the_first_update(tmp_path: Path) -> None:
+    config = {**CONFIG, "baseline": {"eval_score_mean": 0.125, "eval_kl": None}}
+    page = report_of(write_run(tmp_path, ppo_metrics(10), config=config))
+    assert "0.125 →" in page.text
+    assert "held-out 0.125 at update 0, 0.8 at update 10" in page.text
+    assert "updates 10" in page.text
+
+
+def test_rounding_below_zero_does_not_move_the_axis(tmp_path: Path) -> None:
+    rows = ppo_metrics(10)
+    rows[0]["kl"] = -1e-6
+    page = report_of(write_run(tmp_path, rows))
+    assert "0 → 20 nats" in page.text
+    starts = [float(text.split()[0]) for text in page.attributes("div", "data-y")]
+    assert starts[:2] == [0.0, 0.0]
+
+
 def test_a_metric_with_one_value_is_told_in_words(tmp_path: Path) -> None:
     page = report_of(write_run(tmp_path, ppo_metrics(10)))
     assert "kl_coef 0.02" in page.text
