@@ -159,15 +159,11 @@ def test_packed_rows_give_the_bits_of_padded_ones(
     mask = np.arange(shape[1])[None, :] < np.array(sizes, int).reshape(-1, 1)
     arrays = [x.astype(dtype) for x in rng.normal(size=(2, *shape))]
     options = flags_and_values(ending, shape, rng)
+    is_ambiguous = sum(sizes) == len(sizes)  # flags [B] would be read as flags [N]
     packed_options = {
-        name: x if x.ndim == 1 and name == "bootstrap" else (x[mask] if x.ndim == 2 else x)
+        name: per_token(x, mask) if is_ambiguous and x.dtype == bool else packed(x, mask)
         for name, x in options.items()
     }
-    if sum(sizes) == len(sizes):  # flags [N] and [B] could not be told apart
-        packed_options = {
-            name: x if x.dtype.kind == "f" else per_token(x, mask)
-            for name, x in packed_options.items()
-        }
     factors = {"gamma": 0.99, "gae_lambda": 0.95}
     padded = kernels.gae(
         *(given_as(library, poison(x, mask, rng)) for x in arrays),
@@ -175,20 +171,25 @@ def test_packed_rows_give_the_bits_of_padded_ones(
         **as_options(library, options, dtype),
         **factors,
     )
-    packed = kernels.gae(
+    flat = kernels.gae(
         *(given_as(library, x[mask]) for x in arrays),
         cu_seqlens=given_as(library, np.cumsum([0, *sizes]).astype(offset_dtype)),
         **as_options(library, packed_options, dtype),
         **factors,
     )
-    for one, other in zip(padded, packed, strict=True):
+    for one, other in zip(padded, flat, strict=True):
         assert bits(to_numpy(one)[mask]) == bits(other)
 
 
+def packed(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Per-token numbers [B, T] packed; per-row ones as they are."""
+    return x[mask] if x.ndim == 2 else x
+
+
 def per_token(flags: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Packed per-token flags from per-row ones, on each row's last token."""
-    if flags.shape != (len(mask),):
-        return flags
+    """Packed per-token flags, from padded ones or from per-row ones on each row's last token."""
+    if flags.ndim == 2:
+        return flags[mask]
     spread = np.zeros(mask.shape, bool)
     kept = mask.any(axis=1)
     spread[kept, mask.sum(axis=1)[kept] - 1] = flags[kept]
