@@ -59,9 +59,9 @@ def _version(name: str) -> str | None:
 
 
 def _cpu() -> str:
-    from alignzoo import kernels
+    from alignzoo import _core
 
-    return f"{platform.machine()}, {kernels.build_info()['isa']}"
+    return f"{platform.machine()}, {_core.build_info()['isa']}"
 
 
 def find_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

@@ -192,10 +192,15 @@ class Trainer:
         self._finish()
         return self.folder.read("metrics.jsonl")
 
+    @property
+    def _name(self) -> str:
+        algorithm = self.config["algorithm"]
+        return str(algorithm.get("id", type(self.algorithm).__name__))
+
     def _loop(self, steps: int) -> None:
         if self.step >= steps:
             return
-        with Progress(steps, self.step, type(self.algorithm).__name__) as progress:
+        with Progress(steps, self.step, self._name) as progress:
             for note in self.dataset.notes:
                 progress.note(note)
             while self.step < steps and not self.is_stopped:
@@ -312,6 +317,8 @@ class Trainer:
 
     def _write_first_samples(self) -> None:
         self.baseline = self._evaluate(0, None)
+        if self.baseline:
+            self.folder.write_config({**self.folder.read_config(), "baseline": self.baseline})
 
     def _write_checkpoint(self) -> None:
         self.folder.sync()
@@ -373,6 +380,10 @@ class Trainer:
     def _finish(self) -> None:
         """Writes final/ and report.html."""
         self.policy.save(self.folder.final)
-        card = model_card(self.folder.read_config(), self.folder.read("metrics.jsonl"))
+        card = model_card(
+            self.folder.read_config(),
+            self.folder.read("metrics.jsonl"),
+            steered=self.policy.shape_logits is not None,
+        )
         (self.folder.final / "README.md").write_text(card, encoding="utf-8")
         write_report(self.folder.path)

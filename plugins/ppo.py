@@ -31,7 +31,7 @@ class PPOConfig(az.AlgorithmConfig):
     """Options of `ppo`."""
 
     num_epochs: int = Field(2, gt=0, description="passes over each rollout")
-    kl_coef: float = Field(0.02, ge=0, description="weight of the KL penalty to the reference")
+    kl_coef: float = Field(0.03, ge=0, description="weight of the KL penalty to the reference")
     kl_target: float | None = Field(
         None, gt=0, description="KL in nats a response that kl_coef is steered to; default fixed"
     )
@@ -52,7 +52,7 @@ class PPOConfig(az.AlgorithmConfig):
     )
     vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
     value_learning_rate: float | None = Field(
-        1e-2, gt=0, description="peak learning rate of the value head; none is learning_rate"
+        1e-3, gt=0, description="peak learning rate of the value head; none is learning_rate"
     )
     detach_values: bool = Field(True, description="the value loss stops at the hidden states")
     ent_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")

@@ -25,7 +25,7 @@ class _ReservedLayer(DynamicLayer):
     values: Tensor
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.capacity = capacity
         self.length = 0
 

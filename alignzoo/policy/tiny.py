@@ -5,10 +5,10 @@ It needs no download and writes any language. It knows nothing until `sft` teach
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 PAD, START, END = "<pad>", "<start>", "<end>"
 ROLES = ("<system>", "<user>", "<assistant>")
@@ -50,7 +50,7 @@ def make_tokenizer() -> PreTrainedTokenizerBase:
 
 def make_model(
     seed: int, *, width: int = 128, num_layers: int = 4, context_length: int = 1024
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[Any, PreTrainedTokenizerBase]:
     """Returns a Llama of about 0.8 million parameters with random weights, and its tokenizer."""
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
