@@ -1,4 +1,4 @@
-"""Run as a script: prints a digest of every kernel's bits; with --errors, how exact each is too.
+"""Run as a script: prints a digest of every kernel's bits, and how far each is from the reference.
 
 `test_determinism.py` runs it under several thread counts and instruction sets. Sizes are above
 those that run serially, so that the threads are really used.
@@ -6,7 +6,6 @@ those that run serially, so that the threads are really used.
 
 import hashlib
 import json
-import sys
 from typing import Any
 
 import numpy as np
@@ -109,8 +108,6 @@ def main() -> None:
         for name, outputs in found.items():
             data = b"".join(np.asarray(output).tobytes() for output in outputs)
             digests[f"{name}-{dtype}"] = hashlib.sha256(data).hexdigest()
-        if "--errors" not in sys.argv:
-            continue
         expected = without_gradients(reference, x) | reference_gradients(x)
         for name, outputs in found.items():
             arrays = [np.asarray(output) for output in outputs]
