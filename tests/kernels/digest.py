@@ -15,7 +15,7 @@ from alignzoo import kernels
 from alignzoo.kernels import reference
 
 DTYPES = ("float32", "float64")
-ROWS, LENGTH, NUM_TOKENS = 67, 1031, 4099
+ROWS, LENGTH, NUM_TOKENS = 33, 1031, 4099
 CLIP = {"clip_range": 0.2, "dual_clip": 3.0}
 DRAW = {"seed": 1, "top_k": 100, "top_p": 0.9}
 

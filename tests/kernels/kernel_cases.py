@@ -9,8 +9,9 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-# Around the virtual width of 16 lanes, and primes that no tile divides.
-LENGTHS = (0, 1, 15, 16, 17, 31, 33, 37, 127)
+# Around the virtual width of 16 lanes, primes that no tile divides, and one above 1024 and, times
+# 17 rows, 16384 elements: blocks that work is cut into.
+LENGTHS = (0, 1, 15, 16, 17, 31, 33, 37, 127, 1031)
 ROWS = (0, 1, 2, 3, 5, 17)
 FLOATS = ("float32", "float64")
 LIBRARIES = ("numpy", "torch")

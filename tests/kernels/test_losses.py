@@ -182,7 +182,7 @@ def test_kl_penalty_in_float64_is_the_reference_to_1e12(
 
 @few_examples
 @given(
-    st.sampled_from(((), (0,), (17,), (3, 33), (2, 3, 5))),
+    st.sampled_from(((), (0,), (17,), (3, 33), (2, 3, 5), (3, 5501))),
     seeds,
     libraries,
     layouts,
@@ -478,20 +478,22 @@ def test_splitting_a_minibatch_changes_neither_loss_nor_gradient(aggregate, leve
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("length", "padding"), [(33, 77), (1031, 1100)])
 def test_padding_on_the_right_changes_no_bit_of_loss_gradient_or_statistics(
-    aggregate, level, dtype
+    aggregate, level, dtype, length, padding
 ):
-    new, old, advantages, mask = batch_of_losses(np.random.default_rng(8), num_rows=37, length=33)
+    rng = np.random.default_rng(8)
+    new, old, advantages, mask = batch_of_losses(rng, num_rows=37, length=length)
     tensors = [x.to(dtype) for x in (new, old, advantages)]
     options = {"clip_range": 0.2, "aggregate": aggregate, "level": level}
     options["denominator"] = 50 if aggregate == "sequence_sum_norm" else None
     narrow = value_and_grad(kernels.policy_loss, *tensors, mask, **options)
-    wide_tensors = [torch.nn.functional.pad(x, (0, 77), value=math.nan) for x in tensors]
-    wide_mask = torch.nn.functional.pad(mask, (0, 77))
+    wide_tensors = [torch.nn.functional.pad(x, (0, padding), value=math.nan) for x in tensors]
+    wide_mask = torch.nn.functional.pad(mask, (0, padding))
     wide = value_and_grad(kernels.policy_loss, *wide_tensors, wide_mask, **options)
     assert bits(wide[0]) == bits(narrow[0])
-    assert bits(wide[2][:, :33].contiguous()) == bits(narrow[2])
-    assert not wide[2][:, 33:].any()
+    assert bits(wide[2][:, :length].contiguous()) == bits(narrow[2])
+    assert not wide[2][:, length:].any()
     assert {k: bits(v) for k, v in wide[1].items()} == {k: bits(v) for k, v in narrow[1].items()}
 
 

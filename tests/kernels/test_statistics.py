@@ -122,15 +122,17 @@ def test_whitening_in_float32_errs_at_most_twice_as_much_as_torch(offset):
     assert_at_most_twice_the_error(kernels.masked_whiten(x)[0], peer, expected)
 
 
-def test_padding_on_the_right_does_not_change_a_bit_of_the_moments_or_the_values():
+@pytest.mark.parametrize(("length", "padding"), [(37, 91), (1031, 1100)])
+def test_padding_on_the_right_changes_no_bit_of_the_moments_or_the_values(length, padding):
     rng = np.random.default_rng(4)
-    mask = make_mask("right_padded", (33, 37), rng)
-    x = rng.normal(size=(33, 37)).astype(np.float32)
+    mask = make_mask("right_padded", (33, length), rng)
+    x = rng.normal(size=(33, length)).astype(np.float32)
     narrow, moments = kernels.masked_whiten(x, mask)
     wide, wide_moments = kernels.masked_whiten(
-        np.pad(x, ((0, 0), (0, 91)), constant_values=np.nan), np.pad(mask, ((0, 0), (0, 91)))
+        np.pad(x, ((0, 0), (0, padding)), constant_values=np.nan),
+        np.pad(mask, ((0, 0), (0, padding))),
     )
-    assert bits(np.ascontiguousarray(wide[:, :37])) == bits(narrow)
+    assert bits(np.ascontiguousarray(wide[:, :length])) == bits(narrow)
     assert [bits(m) for m in wide_moments] == [bits(m) for m in moments]
 
 
