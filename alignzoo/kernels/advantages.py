@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from alignzoo import _core
-from alignzoo.kernels.arrays import Array, Moments
+from alignzoo.kernels.arrays import Array, Moments, native
 
 
 def gae(
@@ -25,8 +24,8 @@ def gae(
     A_t = d_t + gamma * gae_lambda * A_{t+1},  d_t = r_t + gamma * N_t - V_t,  returns = A + V.
     Schulman et al. 2016, arXiv:1506.02438, eq. 16. N_t is 0 where the step terminated the episode;
     where it was truncated, `next_values`_t, or without those `bootstrap` at the row's last unmasked
-    step; else V of the next unmasked step, and after the last `bootstrap`, or 0 without one. The sum
-    over later steps is cut at both; a step that is flagged as both counts as terminated.
+    step; else V of the next unmasked step, and after the last `bootstrap`, or 0 without one. The
+    sum over later steps is cut at both; a step that is flagged as both counts as terminated.
 
     Args:
         rewards: [B, T] or packed [N], reward received after token t; float32 or float64.
@@ -49,7 +48,7 @@ def gae(
         ValueError: arrays whose shapes disagree, an option out of range, a truncated step without a
             value to follow it, a hole where `mask_mode` is "prefix".
     """
-    return _core.gae(
+    result: tuple[Array, Array] = native().gae(
         rewards,
         values,
         gamma,
@@ -62,6 +61,7 @@ def gae(
         cu_seqlens,
         mask_mode,
     )
+    return result
 
 
 def discounted_returns(
@@ -77,9 +77,9 @@ def discounted_returns(
 ) -> Array:
     """Discounted sums of the rewards to come, [B, T] (packed: [N]).
 
-    G_t = r_t + gamma * G_{t+1}. After a row's last unmasked step stands `bootstrap`, or 0; the sum is
-    cut at terminated steps, and a truncated one is continued by `bootstrap`. Sutton and Barto 2018,
-    eq. 3.9.
+    G_t = r_t + gamma * G_{t+1}. After a row's last unmasked step stands `bootstrap`, or 0; the sum
+    is cut at terminated steps, and a truncated one is continued by `bootstrap`. Sutton and Barto
+    2018, eq. 3.9.
 
     Args:
         rewards: [B, T] or packed [N], reward received after token t; float32 or float64.
@@ -96,7 +96,7 @@ def discounted_returns(
         ValueError: arrays whose shapes disagree, an option out of range, a truncated step that is
             not the row's last or has no `bootstrap`, a hole where `mask_mode` is "prefix".
     """
-    result: Array = _core.discounted_returns(
+    result: Array = native().discounted_returns(
         rewards, gamma, mask, terminated, truncated, bootstrap, cu_seqlens, mask_mode
     )
     return result
@@ -114,9 +114,9 @@ def masked_whiten(
 ) -> tuple[Array, Moments[Array]]:
     """The unmasked elements brought to mean 0 and variance 1, and their moments (n, mean, m2).
 
-    (x - mean) / sqrt(var + eps),  var = m2 / (n - ddof),  m2 = sum (x - mean)^2, in two passes. With
-    n <= ddof the result is 0. The moments are 0-d float64 arrays; those of several workers merge by
-    Chan et al. 1979 and come back in as `moments`.
+    (x - mean) / sqrt(var + eps),  var = m2 / (n - ddof),  m2 = sum (x - mean)^2, in two passes.
+    With n <= ddof the result is 0. The moments are 0-d float64 arrays; those of several workers
+    merge by Chan et al. 1979 and come back in as `moments`.
 
     Args:
         x: any shape, float32 or float64.
@@ -132,7 +132,10 @@ def masked_whiten(
         TypeError: an argument of the wrong type.
         ValueError: shapes that disagree, an option out of range.
     """
-    return _core.masked_whiten(x, mask, shift_mean, ddof, eps, moments, cu_seqlens)
+    result: tuple[Array, Moments[Array]] = native().masked_whiten(
+        x, mask, shift_mean, ddof, eps, moments, cu_seqlens
+    )
+    return result
 
 
 def group_advantages(
@@ -140,8 +143,8 @@ def group_advantages(
 ) -> Array:
     """Each response's score against those of its group, [B].
 
-    "grpo": (s - mean) / (std + eps), Shao et al. 2024, arXiv:2402.03300. "dr_grpo": s - mean, Liu et
-    al. 2025, arXiv:2503.20783. "rloo": s - mean of the others, Ahmadian et al. 2024,
+    "grpo": (s - mean) / (std + eps), Shao et al. 2024, arXiv:2402.03300. "dr_grpo": s - mean, Liu
+    et al. 2025, arXiv:2503.20783. "rloo": s - mean of the others, Ahmadian et al. 2024,
     arXiv:2402.14740. "batch_std": (s - group mean) / (std over the batch + eps), Hu et al. 2025,
     arXiv:2501.03262. A group of one, and a group whose scores are all equal, gives exactly 0. A NaN
     score gets 0 and counts in no mean.
@@ -157,5 +160,5 @@ def group_advantages(
         TypeError: an argument of the wrong type.
         ValueError: shapes that disagree, an option out of range.
     """
-    result: Array = _core.group_advantages(scores, group_ids, mode, eps, ddof)
+    result: Array = native().group_advantages(scores, group_ids, mode, eps, ddof)
     return result

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from alignzoo import _core
+
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
@@ -24,3 +26,18 @@ def is_torch(array: object) -> bool:
         return False
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
+
+
+def is_compiled() -> bool:
+    """Whether torch.compile or torch.export is reading the code rather than running it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.compiler.is_compiling())
+
+
+def native() -> Any:
+    """The native core; in compiled code its functions as torch operators."""
+    if is_compiled():
+        from alignzoo.kernels import torch_ops
+
+        return torch_ops
+    return _core

@@ -5,28 +5,48 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from alignzoo import _core
-from alignzoo.kernels.linear import NAME as LINEAR
-from alignzoo.kernels.linear import rows_per_chunk
+from alignzoo.kernels import linear_torch
 
 Tensor = torch.Tensor
 
 
+class _OnceOnly(torch.autograd.Function):
+    """A gradient that depends on inputs it cannot be differentiated by."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor | None) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        raise RuntimeError(
+            "alignzoo.kernels: these functions are differentiable once, and this asks for the "
+            "second derivative; use plain torch operations there, with eager attention"
+        )
+
+
+def _once_only(gradient: Tensor, *inputs: Tensor | None) -> Tensor:
+    """`gradient`, which says so when it is differentiated. Only `create_graph` records that."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return gradient
+    result: Tensor = _OnceOnly.apply(gradient, *inputs)  # type: ignore[no-untyped-call]
+    return result
+
+
 class _Attach(torch.autograd.Function):
-    """A value whose elementwise gradient by x is already known. The backward pass only scales it."""
+    """A value whose elementwise gradient by x is known. The backward pass only scales it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(x, gradient)
         return value.view_as(value)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream, None, None
+        x, gradient = ctx.saved_tensors
+        return _once_only(gradient * upstream.detach(), x, upstream), None, None
 
 
 def needs_gradient(x: object) -> bool:
@@ -42,6 +62,28 @@ def attach(x: Tensor, value: Tensor, gradient: Tensor | None) -> Tensor:
     return result
 
 
+class _Native:
+    """What the compiled graph takes from `torch_ops`, for plain calls."""
+
+    token_log_probs = _core.token_log_probs
+    linear_forward = staticmethod(linear_torch.forward)
+    linear_backward = staticmethod(linear_torch.backward)
+
+    @staticmethod
+    def token_log_probs_gradient(logits: Tensor, *arguments: Any) -> Tensor:
+        gradient = torch.empty(logits.shape, dtype=logits.dtype)
+        _core.token_log_probs_backward(logits, *arguments, gradient)
+        return gradient
+
+
+def _native() -> Any:
+    if torch.compiler.is_compiling():
+        from alignzoo.kernels import torch_ops
+
+        return torch_ops
+    return _Native
+
+
 class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -52,24 +94,21 @@ class _TokenLogProbs(torch.autograd.Function):
         entropy: bool,
         ignore_index: int,
     ) -> Any:
-        log_probs, entropies, saved = _core.token_log_probs(
+        log_probs, entropies, saved = _native().token_log_probs(
             "token_log_probs", logits, targets, temperature, entropy, ignore_index, True
         )
         ctx.save_for_backward(logits, targets, saved)
-        ctx.options = temperature, ignore_index
+        ctx.temperature, ctx.ignore_index = temperature, ignore_index
         ctx.set_materialize_grads(False)
         return (log_probs, entropies) if entropy else log_probs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, up_log_probs: Tensor | None, up_entropy: Tensor | None = None) -> Any:
         logits, targets, saved = ctx.saved_tensors
-        temperature, ignore_index = ctx.options
-        gradient = torch.empty(logits.shape, dtype=logits.dtype)
-        _core.token_log_probs_backward(
-            logits, targets, temperature, ignore_index, saved, up_log_probs, up_entropy, gradient
+        gradient = _native().token_log_probs_gradient(
+            logits, targets, ctx.temperature, ctx.ignore_index, saved, up_log_probs, up_entropy
         )
-        return gradient, None, None, None, None
+        return _once_only(gradient, logits, up_log_probs, up_entropy), None, None, None, None
 
 
 def token_log_probs(
@@ -80,97 +119,10 @@ def token_log_probs(
         return _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
             logits, targets, temperature, entropy, ignore_index
         )
-    log_probs, entropies, _ = _core.token_log_probs(
+    log_probs, entropies, _ = _native().token_log_probs(
         "token_log_probs", logits, targets, temperature, entropy, ignore_index, False
     )
     return (log_probs, entropies) if entropy else log_probs
-
-
-class _Head:
-    """A linear head and the rows that go through it, a chunk of logits at a time."""
-
-    def __init__(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        temperature: float,
-        ignore_index: int,
-        chunk_tokens: int | None,
-    ) -> None:
-        self.hidden = hidden.detach().reshape(-1, hidden.shape[-1])  # [N, D]
-        self.weight = weight.detach()
-        self.bias = None if bias is None else bias.detach()
-        self.targets = targets.reshape(-1)
-        self.options = temperature, ignore_index
-        self.size = rows_per_chunk(chunk_tokens, len(weight), weight.element_size())
-
-    def chunks(self, rows: Tensor) -> Any:
-        """(row numbers, hidden, logits) of each chunk; the logits share one buffer."""
-        size = min(self.size, max(1, len(rows)))
-        buffer = self.weight.new_empty(size, len(self.weight))
-        for chunk in rows.split(size):
-            hidden = self.hidden.index_select(0, chunk)
-            logits = buffer[: len(chunk)]
-            if self.bias is None:
-                torch.mm(hidden, self.weight.T, out=logits)
-            else:
-                torch.addmm(self.bias, hidden, self.weight.T, out=logits)
-            yield chunk, hidden, logits
-
-    def log_probs(self, logits: Tensor, chunk: Tensor, entropy: bool, save: bool) -> Any:
-        temperature, ignore_index = self.options
-        return _core.token_log_probs(
-            LINEAR, logits, self.targets[chunk], temperature, entropy, ignore_index, save
-        )
-
-    def forward(self, entropy: bool) -> tuple[Tensor, Tensor | None]:
-        wide = torch.promote_types(self.hidden.dtype, torch.float32)
-        log_probs = torch.zeros(len(self.targets), dtype=wide)
-        entropies = torch.zeros(len(self.targets), dtype=wide) if entropy else None
-        rows = (self.targets != self.options[1]).nonzero().squeeze(-1)
-        for chunk, _, logits in self.chunks(rows):
-            log_probs[chunk], some, _ = self.log_probs(logits, chunk, entropy, False)
-            if entropies is not None:
-                entropies[chunk] = some
-        return log_probs, entropies
-
-    def backward(
-        self, up_log_probs: Tensor | None, up_entropy: Tensor | None, needs: tuple[bool, bool, bool]
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of hidden [N, D], weight and bias, where needed."""
-        wide = torch.promote_types(self.hidden.dtype, torch.float32)
-        by_hidden = torch.zeros_like(self.hidden) if needs[0] else None
-        by_weight = torch.zeros_like(self.weight, dtype=wide) if needs[1] else None
-        by_bias = torch.zeros(len(self.weight), dtype=wide) if needs[2] else None
-        active = self.targets != self.options[1]
-        upstream = [up for up in (up_log_probs, up_entropy) if up is not None]
-        active &= torch.stack([up != 0 for up in upstream]).any(0)
-        for chunk, hidden, logits in self.chunks(active.nonzero().squeeze(-1)):
-            _, _, saved = self.log_probs(logits, chunk, up_entropy is not None, True)
-            temperature, ignore_index = self.options
-            _core.token_log_probs_backward(
-                logits,
-                self.targets[chunk],
-                temperature,
-                ignore_index,
-                saved,
-                None if up_log_probs is None else up_log_probs[chunk],
-                None if up_entropy is None else up_entropy[chunk],
-                logits,
-            )
-            if by_hidden is not None:
-                by_hidden[chunk] = torch.mm(logits, self.weight)
-            if by_weight is not None:
-                by_weight.addmm_(logits.to(wide).T, hidden.to(wide))
-            if by_bias is not None:
-                by_bias += logits.sum(0, dtype=wide)
-        return (
-            by_hidden,
-            None if by_weight is None else by_weight.to(self.weight.dtype),
-            None if by_bias is None else by_bias.to(self.weight.dtype),
-        )
 
 
 class _LinearTokenLogProbs(torch.autograd.Function):
@@ -182,29 +134,29 @@ class _LinearTokenLogProbs(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         entropy: bool,
-        options: tuple[float, int, int | None],
+        temperature: float,
+        ignore_index: int,
+        chunk_tokens: int | None,
     ) -> Any:
         ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.options = options
+        ctx.options = temperature, ignore_index, chunk_tokens
         ctx.set_materialize_grads(False)
-        log_probs, entropies = _Head(hidden, weight, bias, targets, *options).forward(entropy)
-        log_probs = log_probs.reshape(targets.shape)
-        return log_probs if entropies is None else (log_probs, entropies.reshape(targets.shape))
+        log_probs, entropies = _native().linear_forward(
+            hidden, weight, bias, targets, entropy, temperature, ignore_index, chunk_tokens
+        )
+        return (log_probs, entropies) if entropy else log_probs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, up_log_probs: Tensor | None, up_entropy: Tensor | None = None) -> Any:
         hidden, weight, bias, targets = ctx.saved_tensors
-        if up_log_probs is None and up_entropy is None:
-            return (None,) * 6
-        by_hidden, by_weight, by_bias = _Head(hidden, weight, bias, targets, *ctx.options).backward(
-            None if up_log_probs is None else up_log_probs.reshape(-1),
-            None if up_entropy is None else up_entropy.reshape(-1),
-            ctx.needs_input_grad[:3],
+        upstream = up_log_probs, up_entropy
+        needs = [bool(need) for need in ctx.needs_input_grad[:3]]
+        gradients = _native().linear_backward(
+            hidden, weight, bias, targets, *upstream, needs, *ctx.options
         )
-        if by_hidden is not None:
-            by_hidden = by_hidden.reshape(hidden.shape)
-        return by_hidden, by_weight, by_bias, None, None, None
+        inputs = hidden, weight, bias, *upstream
+        once = [None if g is None else _once_only(g, *inputs) for g in gradients]
+        return *once, None, None, None, None, None
 
 
 def linear_token_log_probs(
@@ -218,11 +170,8 @@ def linear_token_log_probs(
     chunk_tokens: int | None,
 ) -> Any:
     """See `alignzoo.kernels.linear_token_log_probs`. The arguments are checked."""
-    options = temperature, ignore_index, chunk_tokens
+    arguments = hidden, weight, bias, targets, entropy, temperature, ignore_index, chunk_tokens
     if needs_gradient(hidden) or needs_gradient(weight) or needs_gradient(bias):
-        return _LinearTokenLogProbs.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, bias, targets, entropy, options
-        )
-    log_probs, entropies = _Head(hidden, weight, bias, targets, *options).forward(entropy)
-    log_probs = log_probs.reshape(targets.shape)
-    return log_probs if entropies is None else (log_probs, entropies.reshape(targets.shape))
+        return _LinearTokenLogProbs.apply(*arguments)  # type: ignore[no-untyped-call]
+    log_probs, entropies = _native().linear_forward(*arguments)
+    return (log_probs, entropies) if entropy else log_probs

@@ -6,7 +6,7 @@ from typing import Any, Literal, overload
 
 from alignzoo import _core
 from alignzoo.kernels import linear
-from alignzoo.kernels.arrays import Array, is_torch
+from alignzoo.kernels.arrays import Array, is_compiled, is_torch, native
 
 
 @overload
@@ -46,17 +46,17 @@ def token_log_probs(
 ) -> Any:
     """Log-probs of the targets, [...], and with `entropy` the distributions' entropies, [...].
 
-    x = logits / temperature, M = max x, S = sum e^{x-M}, W = sum e^{x-M} (x-M): log p = x_y - M - log S,
-    entropy = log S - W/S, in nats, terms whose exponential is 0 left out, so that -inf logits (a
-    masked vocabulary) are legal. One pass over the logits. Rows whose target is `ignore_index` give
-    0 and 0, have no gradient, and are not read. A row of -inf alone gives NaN.
+    x = logits / temperature, M = max x, S = sum e^{x-M}, W = sum e^{x-M} (x-M): log p = x_y - M -
+    log S, entropy = log S - W/S, in nats, terms whose exponential is 0 left out, so that -inf
+    logits (a masked vocabulary) are legal. One pass over the logits. Rows whose target is
+    `ignore_index` give 0 and 0, have no gradient, and are not read. A row of -inf alone gives NaN.
 
     torch: differentiable in `logits`, through log-probs and entropies, once. Rows whose upstream
     gradient is 0 are not read.
 
     Args:
-        logits: [..., V], float32, float64, bfloat16 or float16. Any strides; rows that are contiguous
-            are not copied, so `logits[:, :-1]` costs nothing.
+        logits: [..., V], float32, float64, bfloat16 or float16. Any strides; rows that are
+            contiguous are not copied, so `logits[:, :-1]` costs nothing.
         targets: [...] integers in [0, V), or `ignore_index`.
         temperature: above 0.
         entropy: whether to return the entropies too.
@@ -153,7 +153,8 @@ def linear_token_log_probs(
         TypeError: an argument of the wrong type, or arrays of different dtypes.
         ValueError: shapes that disagree, a target out of range, an option out of range.
     """
-    linear.check(hidden, weight, bias, targets, ignore_index, temperature, chunk_tokens)
+    if not is_compiled():
+        linear.check(hidden, weight, bias, targets, ignore_index, temperature, chunk_tokens)
     if is_torch(hidden):
         from alignzoo.kernels import autograd
 
@@ -187,7 +188,8 @@ def sample_tokens(
     Args:
         logits: [B, V], float32, float64, bfloat16 or float16; -inf excludes a token.
         temperature: 0 takes the largest logit (the first of equals) with log-prob 0.
-        top_k: only the k largest logits stay; 0 keeps all. Of equals at the cut the lower index stays.
+        top_k: only the k largest logits stay; 0 keeps all. Of equals at the cut the lower index
+            stays.
         top_p: after top_k: the smallest set of likeliest tokens whose probability reaches it, in
             (0, 1]; 1 keeps all.
         seed: integer in [0, 2**64).
@@ -202,4 +204,7 @@ def sample_tokens(
         ValueError: shapes that disagree, an option out of range, a row with NaN or +inf or with
             nothing but -inf.
     """
-    return _core.sample_tokens(logits, temperature, top_k, top_p, seed, offset, row_ids)
+    drawn: tuple[Array, Array] = native().sample_tokens(
+        logits, temperature, top_k, top_p, seed, offset, row_ids
+    )
+    return drawn

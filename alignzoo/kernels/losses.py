@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignzoo import _core
-from alignzoo.kernels.arrays import Array, Stats, is_torch
+from alignzoo.kernels.arrays import Array, Stats, is_torch, native
 
 
 def _wants_gradient(x: Any) -> bool:
@@ -42,8 +41,8 @@ def policy_loss(
 ) -> tuple[Array, Stats[Array]]:
     """The clipped surrogate loss, 0-d, and statistics of the update, 0-d each.
 
-    d = log_probs - old_log_probs, clamped to +-20 (no gradient beyond), r = e^d. Per token, by `kind`:
-    "clip": -min(r A, clip(r, 1 - clip_range, 1 + clip_range_high) A), Schulman et al. 2017,
+    d = log_probs - old_log_probs, clamped to +-20 (no gradient beyond), r = e^d. Per token, by
+    `kind`: "clip": -min(r A, clip(r, 1 - clip_range, 1 + clip_range_high) A), Schulman et al. 2017,
     arXiv:1707.06347, eq. 7; where A < 0 and `dual_clip` = c: min(that, -c A), Ye et al. 2020,
     arXiv:1912.09729. "plain": -r A. "cispo": -stop(clip(r)) A log_probs, MiniMax 2025,
     arXiv:2506.13585. At `level` "sequence" every token of a row has r = exp(mean_t d) of its
@@ -52,8 +51,8 @@ def policy_loss(
     torch: differentiable in `log_probs`, once. The other arrays are constants.
 
     Args:
-        log_probs: [B, T], of the policy being trained; float32 or float64. [N] is one row, or several
-            with `cu_seqlens`.
+        log_probs: [B, T], of the policy being trained; float32 or float64. [N] is one row, or
+            several with `cu_seqlens`.
         old_log_probs: same shape, of the policy before this update.
         advantages: same shape.
         mask: same shape, bool or integers 0 and 1.
@@ -62,8 +61,9 @@ def policy_loss(
         dual_clip: above 1; bound on r where the advantage is negative. For kind "clip".
         level: "token" or "sequence".
         aggregate: "token_mean": sum over tokens / number of unmasked tokens. "sequence_mean": sum
-            of the rows' means / number of rows with an unmasked token. "sequence_sum_norm": sum over
-            tokens / `denominator`, Liu et al. 2025, arXiv:2503.20783. "token_sum": sum over tokens.
+            of the rows' means / number of rows with an unmasked token. "sequence_sum_norm": sum
+            over tokens / `denominator`, Liu et al. 2025, arXiv:2503.20783. "token_sum": sum over
+            tokens.
         denominator: what the sum is divided by in place of the batch's own count: the global count
             when a minibatch is split, the length for "sequence_sum_norm". A batch without an
             unmasked token is then a loss of 0.
@@ -80,7 +80,7 @@ def policy_loss(
         ValueError: shapes that disagree, an option out of range, no unmasked token and no
             `denominator`.
     """
-    loss, gradient, stats = _core.policy_loss(
+    loss, gradient, stats = native().policy_loss(
         log_probs,
         old_log_probs,
         advantages,
@@ -126,14 +126,15 @@ def value_loss(
         cu_seqlens: [B + 1] integers, where packed rows start and end: 0, ..., N.
 
     Returns:
-        (loss, stats). stats: `clip_frac`, the share of unmasked tokens whose gradient the clip made 0.
+        (loss, stats). stats: `clip_frac`, the share of unmasked tokens whose gradient the clip made
+        0.
 
     Raises:
         TypeError: an argument of the wrong type, or arrays of different dtypes.
         ValueError: shapes that disagree, an option out of range, no unmasked token and no
             `denominator`.
     """
-    loss, gradient, stats = _core.value_loss(
+    loss, gradient, stats = native().value_loss(
         values,
         old_values,
         returns,
@@ -155,8 +156,8 @@ def kl_penalty(log_probs: Array, ref_log_probs: Array, *, estimator: str) -> Arr
     http://joschu.net/blog/kl-approx.html.
 
     As a loss, in expectation on-policy at each visited state: k1's gradient is 0, k2's is that of
-    KL(pi || ref), k3's that of KL(ref || pi). The gradient of the whole sequence's KL needs k1 in the
-    reward, or the estimator on the summed log-ratio.
+    KL(pi || ref), k3's that of KL(ref || pi). The gradient of the whole sequence's KL needs k1 in
+    the reward, or the estimator on the summed log-ratio.
 
     torch: differentiable in `log_probs`, once; the reference is a constant.
 
@@ -169,7 +170,7 @@ def kl_penalty(log_probs: Array, ref_log_probs: Array, *, estimator: str) -> Arr
         TypeError: an argument of the wrong type, or arrays of different dtypes.
         ValueError: shapes that disagree, an unknown estimator.
     """
-    value, gradient = _core.kl_penalty(
+    value, gradient = native().kl_penalty(
         log_probs, ref_log_probs, estimator, _wants_gradient(log_probs)
     )
     result: Array = _with_gradient(log_probs, value, gradient)
@@ -189,6 +190,6 @@ def huber(x: Array, *, delta: float = 1.0) -> Array:
         TypeError: an argument of the wrong type.
         ValueError: a delta not above 0.
     """
-    value, gradient = _core.huber(x, delta, _wants_gradient(x))
+    value, gradient = native().huber(x, delta, _wants_gradient(x))
     result: Array = _with_gradient(x, value, gradient)
     return result

@@ -136,6 +136,7 @@ py::tuple gae_of(const Call& call, py::handle rewards_in, py::handle values_in, 
                                   : " where no value follows; give `bootstrap`, and set "
                                     "`truncated` at a row's last unmasked step only"));
   }
+  if (!with_values) return py::make_tuple(py::none(), returns.object);
   return py::make_tuple(advantages.object, returns.object);
 }
 

@@ -103,25 +103,27 @@ void take_torch(const Call& call, py::handle object, Array& out) {
   PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(object.ptr()));
   const bool exact = type == torch->tensor.ptr() || type == torch->parameter.ptr();
   DlpackTensor view;
+  view.device = {kDlpackCpu, 0};
   if (exact && torch->exchange != nullptr && torch->exchange->view != nullptr) {
-    if (torch->exchange->view(object.ptr(), &view) != 0) throw py::error_already_set();
-  } else {
-    if (text_of(object.attr("device").attr("type")) != "cpu") {
-      view.device = {kDlpackCpu + 1, 0};
-    } else {
-      py::object capsule = object.attr("detach")().attr("__dlpack__")();
-      void* managed = PyCapsule_GetPointer(capsule.ptr(), "dltensor");
-      if (managed == nullptr) throw py::error_already_set();
-      view = *static_cast<DlpackTensor*>(managed);
-      out.owner = capsule;  // its destructor frees what it still holds
+    if (torch->exchange->view(object.ptr(), &view) != 0) {
+      PyErr_Clear();  // a device without memory to look at, such as meta
+      view.device.type = -1;
     }
+  } else if (text_of(object.attr("device").attr("type")) != "cpu") {
+    view.device.type = -1;
+  } else {
+    py::object capsule = object.attr("detach")().attr("__dlpack__")();
+    void* managed = PyCapsule_GetPointer(capsule.ptr(), "dltensor");
+    if (managed == nullptr) throw py::error_already_set();
+    view = *static_cast<DlpackTensor*>(managed);
+    out.owner = capsule;  // its destructor frees what it still holds
   }
   if (view.device.type != kDlpackCpu) {
-    PyErr_SetString(
-        PyExc_RuntimeError,
-        (call.function() + ": `" + out.name + "` lies on " + text_of(object.attr("device")) +
-         ", and this build has no CUDA kernels; move it to the CPU with .cpu()")
-            .c_str());
+    const std::string device = text_of(object.attr("device"));
+    PyErr_SetString(PyExc_RuntimeError,
+                    (call.function() + ": `" + out.name + "` lies on " + device +
+                     ", and this build has no CUDA kernels; move it to the CPU with .cpu()")
+                        .c_str());
     throw py::error_already_set();
   }
   describe(view, out);
