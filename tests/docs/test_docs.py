@@ -1,0 +1,156 @@
+"""What the docs claim is run: snippets, commands, option tables and the table of algorithms."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import alignzoo as az
+from alignzoo.cli.fields import options_of
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs" / "algorithms").glob("*.md"))
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+SMALL = "--steps 2 --batch-size 8 --max-new-tokens 16"
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return [text for name, text in FENCE.findall(path.read_text()) if name == language]
+
+
+def write_modules(folder: Path, snippets: list[str]) -> list[str]:
+    """Writes the snippets that start with a file name; returns the others."""
+    scripts = []
+    for text in snippets:
+        named = re.match(r"# (\w+\.py)\n", text)
+        if named:
+            (folder / named[1]).write_text(text)
+        else:
+            scripts.append(text)
+    return scripts
+
+
+def run(command: list[str] | str, folder: Path) -> str:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        shell=isinstance(command, str),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def commands(path: Path) -> list[str]:
+    """Returns the console commands of a page, with a small model and few steps."""
+    found = []
+    for text in blocks(path, "console"):
+        joined = text.replace("\\\n", " ")
+        found += [line[2:] for line in joined.splitlines() if line.startswith("$ ")]
+    return [shrink(command) for command in found]
+
+
+def shrink(command: str) -> str:
+    command = command.replace("path/to/model", "tiny")
+    command = re.sub(r" --steps \d+", "", command)
+    if command.startswith("alignzoo train"):
+        command += f" {SMALL}"
+    elif command.startswith("alignzoo generate"):
+        command += " --max-new-tokens 16"
+    return command
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/kernels.md", "docs/plugins.md"])
+def test_python_snippets_run(page: str, tmp_path: Path) -> None:
+    scripts = write_modules(tmp_path, blocks(ROOT / page, "python"))
+    assert scripts or page == "docs/plugins.md"
+    for number, script in enumerate(scripts):
+        (tmp_path / f"snippet_{number}.py").write_text(script)
+        run([sys.executable, f"snippet_{number}.py"], tmp_path)
+
+
+def test_readme_commands_run_in_order(tmp_path: Path) -> None:
+    for command in commands(ROOT / "README.md"):
+        run(command, tmp_path)
+    assert (tmp_path / "run" / "report.html").exists()
+    scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
+    assert len(scored) == 4
+    assert all(0 <= row["score"] <= 1 for row in scored)
+
+
+def test_readme_plugin_and_reward_run(tmp_path: Path) -> None:
+    write_modules(tmp_path, blocks(ROOT / "README.md", "python"))
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hello"}\n')
+    run(
+        "alignzoo -p alignzoo_loo train loo --policy tiny --prompts prompts.jsonl "
+        f"--reward my_rewards.py:brevity --out loo {SMALL}",
+        tmp_path,
+    )
+    lines = (tmp_path / "loo" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+
+
+def test_plugin_page_reward_scores(tmp_path: Path) -> None:
+    write_modules(tmp_path, blocks(ROOT / "docs" / "plugins.md", "python"))
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "", "completion": "ABcd"}\n')
+    run(
+        "alignzoo -p alignzoo_shouting score --reward shouting --data rows.jsonl --out out.jsonl",
+        tmp_path,
+    )
+    assert json.loads((tmp_path / "out.jsonl").read_text())["score"] == 0.5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_algorithm_page_commands_run(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hello"}\n')
+    (tmp_path / "instructions.jsonl").write_text('{"instruction": "Greet.", "output": "Hi."}\n')
+    for command in commands(page):
+        run(command, tmp_path)
+
+
+def option_table(id: str) -> str:
+    lines = ["| option | type | default | range | what |", "|---|---|---|---|---|"]
+    for option in options_of(az.registry().algorithm(id).Config):
+        cells = (f"`{option.flag}`", option.type, option.default_text, option.range, option.doc)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_option_table_is_what_the_code_says(page: Path) -> None:
+    text = page.read_text()
+    marker = f"<!-- options: {page.stem} -->\n"
+    assert marker in text
+    if os.environ.get("ALIGNZOO_WRITE_DOCS"):
+        page.write_text(text.partition(marker)[0] + marker + option_table(page.stem) + "\n")
+        return
+    table = text.partition(marker)[2].strip()
+    assert table == option_table(page.stem), "run with ALIGNZOO_WRITE_DOCS=1 to write it anew"
+
+
+def test_every_algorithm_is_in_the_readme_and_has_a_page() -> None:
+    ours = {e.id for e in az.registry().algorithms if e.plugin.first_party}
+    readme = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", readme, re.M)) == ours
+    assert {page.stem for page in PAGES} == ours
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
