@@ -510,6 +510,46 @@ def test_padding_on_the_left_changes_the_loss_by_rounding_only(aggregate):
     assert_exact_to(wide_grad[:, 29:], grad.numpy(), 1e-14)
 
 
+@few_examples
+@given(
+    st.lists(st.sampled_from((0, 1, 5, 16, 33, 1031)), min_size=1, max_size=6),
+    seeds,
+    st.sampled_from(("token", "sequence")),
+    st.sampled_from(AGGREGATES),
+    st.sampled_from((torch.float32, torch.float64)),
+)
+def test_packed_rows_give_the_bits_of_padded_ones(sizes, seed, level, aggregate, dtype):
+    rng = np.random.default_rng(seed)
+    shape = (len(sizes), max(sizes) + 3)
+    inside = torch.arange(shape[1])[None, :] < torch.tensor(sizes)[:, None]
+    mask = inside & torch.from_numpy(rng.random(shape) < 0.8)
+    tensors = [torch.from_numpy(x).to(dtype) for x in rng.normal(size=(3, *shape)) * 0.4]
+    cu_seqlens = torch.tensor([0, *sizes]).cumsum(0)
+    options = {"clip_range": 0.2, "level": level, "aggregate": aggregate, "denominator": 9.0}
+    padded = value_and_grad(kernels.policy_loss, *tensors, mask, **options)
+    flat_tensors = [x[inside] for x in tensors]
+    flat = value_and_grad(
+        kernels.policy_loss, *flat_tensors, mask[inside], cu_seqlens=cu_seqlens, **options
+    )
+    assert bits(flat[0]) == bits(padded[0])
+    assert bits(flat[2]) == bits(padded[2][inside])
+    assert {k: bits(v) for k, v in flat[1].items()} == {k: bits(v) for k, v in padded[1].items()}
+    if dtype == torch.float64:
+        packed = [x.numpy() for x in (*flat_tensors, mask[inside])]
+        expected, _ = reference.policy_loss(*packed, cu_seqlens=cu_seqlens, **options)
+        assert_exact_to(flat[0], expected, 1e-12, scale=1.0)
+        expected = reference.policy_loss_grad(*packed, cu_seqlens=cu_seqlens, **options)
+        assert_exact_to(flat[2], expected, 1e-12)
+
+    options = {"clip_range": 0.2, "denominator": 9.0}
+    padded = value_and_grad(kernels.value_loss, *tensors, mask, **options)
+    flat = value_and_grad(
+        kernels.value_loss, *flat_tensors, mask[inside], cu_seqlens=cu_seqlens, **options
+    )
+    assert bits(flat[0]) == bits(padded[0])
+    assert bits(flat[2]) == bits(padded[2][inside])
+
+
 def test_permuting_rows_changes_the_loss_by_rounding_only_and_permutes_the_gradient():
     new, old, advantages, mask = batch_of_losses(np.random.default_rng(9), num_rows=64)
     order = torch.from_numpy(np.random.default_rng(10).permutation(64))

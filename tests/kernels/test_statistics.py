@@ -136,6 +136,20 @@ def test_padding_on_the_right_changes_no_bit_of_the_moments_or_the_values(length
     assert [bits(m) for m in wide_moments] == [bits(m) for m in moments]
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_packed_rows_have_the_bits_of_padded_ones(library):
+    rng = np.random.default_rng(7)
+    sizes = np.array([5, 0, 1031, 16, 1, 33])
+    inside = np.arange(1031)[None, :] < sizes[:, None]
+    x = rng.normal(size=inside.shape).astype(np.float32)
+    padded, moments = kernels.masked_whiten(given_as(library, x), given_as(library, inside))
+    flat, flat_moments = kernels.masked_whiten(
+        given_as(library, x[inside]), cu_seqlens=given_as(library, np.cumsum([0, *sizes]))
+    )
+    assert bits(flat) == bits(to_numpy(padded)[inside])
+    assert [bits(m) for m in flat_moments] == [bits(m) for m in moments]
+
+
 @few_examples
 @given(
     st.sampled_from((0, 1, 2, 15, 16, 17, 64, 127)),

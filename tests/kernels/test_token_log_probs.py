@@ -273,14 +273,6 @@ def test_uniform_logits_have_the_entropy_of_a_uniform_choice():
         assert float(log_probs[0]) == pytest.approx(-math.log(num_tokens), rel=1e-14)
 
 
-def test_the_second_derivative_is_refused():
-    logits = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
-    log_probs = kernels.token_log_probs(logits, torch.tensor([1, 2]))
-    with pytest.raises(RuntimeError, match="differentia"):  # noqa: PT012, at either of the two
-        (grad,) = torch.autograd.grad(log_probs.sum(), logits, create_graph=True)
-        torch.autograd.grad(grad.square().sum(), logits)
-
-
 @pytest.mark.parametrize("chunk_tokens", [None, 1, 4, 100])
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("leading", [(0,), (9,), (3, 4)], ids=str)

@@ -1,5 +1,6 @@
 """The kernels as citizens of torch: autograd, compile, subclasses, devices, Python threads."""
 
+import importlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -65,6 +66,26 @@ def test_backward_twice_through_a_kept_graph_gives_the_same_bits():
     first = torch.autograd.grad(loss, held, retain_graph=True)
     second = torch.autograd.grad(loss, held)
     assert [bits(x) for x in first] == [bits(x) for x in second]
+
+
+X = torch.randn(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+DIFFERENTIABLE = {
+    "token_log_probs": lambda x: kernels.token_log_probs(x, torch.tensor([1, 2])),
+    "entropy": lambda x: kernels.token_log_probs(x, torch.tensor([1, 2]), entropy=True)[1],
+    "linear_token_log_probs": lambda x: kernels.linear_token_log_probs(x, X, torch.tensor([1, 0])),
+    "policy_loss": lambda x: kernels.policy_loss(x, X, X, clip_range=0.2)[0],
+    "value_loss": lambda x: kernels.value_loss(x, X, X)[0],
+    "kl_penalty": lambda x: kernels.kl_penalty(x, X, estimator="k3"),
+    "huber": kernels.huber,
+}
+
+
+@pytest.mark.parametrize("name", sorted(DIFFERENTIABLE))
+def test_the_second_derivative_is_refused_in_words(name):
+    held = (X + 0.1).requires_grad_()
+    with pytest.raises(RuntimeError, match="differentia"):  # noqa: PT012, at either of the two
+        (grad,) = torch.autograd.grad(DIFFERENTIABLE[name](held).sum(), held, create_graph=True)
+        torch.autograd.grad(grad.square().sum() + held.sum(), held)
 
 
 def test_logits_changed_between_forward_and_backward_are_noticed():
@@ -146,6 +167,7 @@ def test_python_threads_that_call_at_once_get_the_bits_of_one():
         assert all(found == expected for found in pool.map(compute, range(24)))
 
 
+@pytest.mark.filterwarnings("error:alignzoo")
 def test_compiled_code_takes_the_kernels_without_a_graph_break():
     held, compiled_held = leaves(), leaves()
     loss = every_loss(*held)
@@ -178,3 +200,29 @@ def test_compiled_code_takes_the_kernels_without_gradient():
     compiled = torch.compile(prepare, fullgraph=True, backend="aot_eager")
     for one, other in zip(prepare(*inputs), compiled(*inputs), strict=True):
         assert bits(one) == bits(other)
+
+
+OPERATORS = {
+    "gae": lambda x: (x, x, 0.9, 0.9, x > 0, None, None, x[:, 0].clone(), None, None, "carry"),
+    "discounted_returns": lambda x: (x, 0.9, x > 0, None, None, None, None, "zero"),
+    "masked_whiten": lambda x: (x, x > 0, True, 1, 1e-8, None, None),
+    "group_advantages": lambda x: (x[0], torch.arange(7) // 2, "grpo", 1e-6, 1),
+    "token_log_probs": lambda x: (x, torch.tensor([0, -100, 6]), 0.9, True, -100, True),
+    "linear_token_log_probs": lambda x: (x, x, None, torch.arange(3), True, 1.0, -100, 2),
+    "sample_tokens": lambda x: (x, 1.0, 3, 0.9, 1, 2, None),
+    "policy_loss": lambda x: (
+        *(x, x, x, x > 0, 0.2, None, None, "token", "token_mean", None, None, "clip", None, True),
+    ),
+    "value_loss": lambda x: (x, x, x, None, 0.2, None, None, True),
+    "kl_penalty": lambda x: (x, x, "k3", True),
+    "huber": lambda x: (x, 1.0, True),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OPERATORS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_opcheck_passes(name, dtype):
+    importlib.import_module("alignzoo.kernels.torch_ops")  # registers the operators
+    operator = getattr(torch.ops.alignzoo, name).default
+    x = torch.randn(3, 7, generator=torch.Generator().manual_seed(2)).to(dtype)
+    torch.library.opcheck(operator, OPERATORS[name](x))

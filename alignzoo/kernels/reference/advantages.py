@@ -166,11 +166,14 @@ def masked_whiten(
     ddof: int = 1,
     eps: float = 1e-8,
     moments: tuple[Any, Any, Any] | None = None,
+    cu_seqlens: ArrayLike | None = None,
 ) -> tuple[Floats, Moments]:
     """(x - mean) / sqrt(m2 / (n - ddof) + eps), plus the mean again without `shift_mean`.
 
-    The moments are the count, the mean and the sum of squared deviations from it.
+    The moments are the count, the mean and the sum of squared deviations from it. Where rows start
+    does not matter to it.
     """
+    del cu_seqlens
     live = live_tokens(mask, np.shape(x))
     kept = np.asarray(x, np.float64)[live]
     if moments is None:

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from alignzoo.kernels.reference.masks import Bools, Floats, live_tokens, zero_masked
+from alignzoo.kernels.reference.masks import (
+    Bools,
+    Floats,
+    Ints,
+    live_tokens,
+    row_numbers,
+    zero_masked,
+)
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to +-20 before exp; the gradient beyond is 0."""
@@ -59,19 +66,19 @@ def _policy_loss(
     denominator: ArrayLike | None = None,
     behaviour_weights: ArrayLike | None = None,
     kind: str = "clip",
+    cu_seqlens: ArrayLike | None = None,
 ) -> tuple[float, Floats, dict[str, float]]:
     """Value, gradient in `log_probs` and statistics of one policy loss."""
     live = live_tokens(mask, np.shape(log_probs))
+    rows = row_numbers(live.shape, cu_seqlens)
     new, adv = zero_masked(log_probs, live), zero_masked(advantages, live)
-    weights = _token_weights(live, aggregate, denominator)
+    weights = _token_weights(live, rows, aggregate, denominator)
     if behaviour_weights is not None:
         weights = weights * zero_masked(behaviour_weights, live)
 
     token_d = new - zero_masked(old_log_probs, live)
-    length = np.maximum(live.sum(axis=1, keepdims=True), 1)  # [B, 1]
     is_sequence = level == "sequence"
-    mean_d = np.broadcast_to(token_d.sum(axis=1, keepdims=True) / length, token_d.shape)
-    d = mean_d if is_sequence else token_d
+    d = _row_means(token_d, live, rows) if is_sequence else token_d
 
     low, high = 1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high)
     ratio = np.exp(np.clip(d, -MAX_LOG_RATIO, MAX_LOG_RATIO))
@@ -83,9 +90,18 @@ def _policy_loss(
         loss, slope, is_cut = _surrogate(d, adv, *limits)
         grad = weights * slope
         if is_sequence:  # every token of a row moves the row's one ratio by 1 / length
-            grad = np.where(live, grad.sum(axis=1, keepdims=True) / length, 0.0)
+            grad = _row_means(grad, live, rows)
     value = math.fsum((weights * loss)[live])
     return value, grad, _ratio_stats(live, token_d, ratio, is_cut)
+
+
+def _row_means(x: Floats, live: Bools, rows: Ints) -> Floats:
+    """The mean of x over the unmasked tokens of a row, at each of them; 0 elsewhere."""
+    means = np.zeros(x.shape)
+    for row in np.unique(rows[live]):
+        members = live & (rows == row)
+        means[members] = math.fsum(x[members]) / members.sum()
+    return means
 
 
 def _ratio_stats(live: Bools, d: Floats, ratio: Floats, is_cut: Bools) -> dict[str, float]:
@@ -103,21 +119,22 @@ def _ratio_stats(live: Bools, d: Floats, ratio: Floats, is_cut: Bools) -> dict[s
     }
 
 
-def _token_weights(live: Bools, aggregate: str, denominator: ArrayLike | None) -> Floats:
+def _token_weights(
+    live: Bools, rows: Ints, aggregate: str, denominator: ArrayLike | None
+) -> Floats:
     """What each token's loss is multiplied by before everything is summed."""
-    length = live.sum(axis=1, keepdims=True)
-    own_count = {
-        "token_mean": int(length.sum()),
-        "sequence_mean": int((length > 0).sum()),
-        "token_sum": 1,
-    }
+    present = np.unique(rows[live])
+    own_count = {"token_mean": live.sum(), "sequence_mean": present.size, "token_sum": 1}
     if denominator is None and not live.any():
-        raise ValueError(f"every token of rows 0 to {len(live) - 1} is masked")
+        raise ValueError("every token of every row is masked")
     if denominator is None and aggregate not in own_count:
         raise ValueError(f"aggregate='{aggregate}' needs a denominator")
     divisor = own_count[aggregate] if denominator is None else float(np.asarray(denominator))
-    per_row = np.maximum(length, 1) if aggregate == "sequence_mean" else 1
-    return np.where(live, 1.0 / (divisor * per_row), 0.0)
+    weights = np.where(live, 1.0 / divisor, 0.0)
+    if aggregate == "sequence_mean":
+        for row in present:
+            weights[live & (rows == row)] /= (live & (rows == row)).sum()
+    return weights
 
 
 def policy_loss(
@@ -134,6 +151,7 @@ def policy_loss(
     denominator: ArrayLike | None = None,
     behaviour_weights: ArrayLike | None = None,
     kind: str = "clip",
+    cu_seqlens: ArrayLike | None = None,
 ) -> tuple[float, dict[str, float]]:
     """-min(r A, clip(r) A), or -r A, or -clip(r) A log_probs, summed as `aggregate` says."""
     value, _, stats = _policy_loss(
@@ -149,6 +167,7 @@ def policy_loss(
         denominator=denominator,
         behaviour_weights=behaviour_weights,
         kind=kind,
+        cu_seqlens=cu_seqlens,
     )
     return value, stats
 
@@ -166,11 +185,13 @@ def _value_loss(
     *,
     clip_range: float | None = None,
     denominator: ArrayLike | None = None,
+    cu_seqlens: ArrayLike | None = None,
 ) -> tuple[float, Floats, dict[str, float]]:
-    """Value, gradient in `values` and statistics of the value loss."""
+    """Value, gradient in `values` and statistics of the value loss. Rows do not matter to it."""
+    del cu_seqlens
     live = live_tokens(mask, np.shape(values))
     if denominator is None and not live.any():
-        raise ValueError(f"every token of rows 0 to {len(live) - 1} is masked")
+        raise ValueError("every token of every row is masked")
     divisor = float(live.sum()) if denominator is None else float(np.asarray(denominator))
     v, target = zero_masked(values, live), zero_masked(returns, live)
     squares = (v - target) ** 2
@@ -193,10 +214,17 @@ def value_loss(
     *,
     clip_range: float | None = None,
     denominator: ArrayLike | None = None,
+    cu_seqlens: ArrayLike | None = None,
 ) -> tuple[float, dict[str, float]]:
     """Half the larger of (V - R)^2 and (clip(V, V_old +- clip_range) - R)^2, averaged."""
     value, _, stats = _value_loss(
-        values, old_values, returns, mask, clip_range=clip_range, denominator=denominator
+        values,
+        old_values,
+        returns,
+        mask,
+        clip_range=clip_range,
+        denominator=denominator,
+        cu_seqlens=cu_seqlens,
     )
     return value, stats
 
