@@ -116,17 +116,23 @@ def find_fault(folder: Path) -> str | None:
     """Returns what is wrong with a checkpoint, or None where every checksum holds."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return f"{MANIFEST} cannot be read ({error})"
-    for name, expected in files.items():
+        expected = {
+            name: (int(about["bytes"]), str(about["sha256"])) for name, about in files.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read ({type(error).__name__}: {error})"
+    present = {path.name for path in folder.iterdir()} - {MANIFEST}
+    for name in sorted(present - set(expected)):
+        return f"{name} is not in {MANIFEST}"
+    for name, (size, digest) in expected.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
-        if _describe(path) != expected:
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+        if _describe(path)["sha256"] != digest:
             return f"{name} was altered: its SHA-256 is not the one in {MANIFEST}"
-    return None
+    return None if {STATE, TENSORS} <= present else f"{STATE} or {TENSORS} is missing"
 
 
 def read_latest_checkpoint(root: Path) -> Checkpoint | None:

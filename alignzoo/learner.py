@@ -183,7 +183,7 @@ class Learner:
         limit = self.algorithm.config.max_grad_norm
         for group in self.group_slices:
             torch.nn.utils.clip_grad_norm_(self.masters[group], limit)
-        self._set_rates()
+        self._set_rates(self.num_steps)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._copy_masters()
@@ -198,8 +198,9 @@ class Learner:
             return StepResult(gradient.metrics, stop=True)
         return self.apply(gradient)
 
-    def _set_rates(self) -> None:
-        factor = schedule_factor(self.algorithm.config, self.num_steps)
+    def _set_rates(self, step: int) -> None:
+        """Sets the learning rates of optimiser step `step`, from 0."""
+        factor = schedule_factor(self.algorithm.config, step)
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * factor
 
@@ -252,6 +253,8 @@ class Learner:
                 if state:
                     self.optimizer.state[master] = state
         self.num_steps = num_steps
+        if num_steps:
+            self._set_rates(num_steps - 1)
 
     def _module_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yields what training may change: of the model only what trains, of other parts all."""

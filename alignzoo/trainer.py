@@ -350,18 +350,19 @@ class Trainer:
         if not allow_changed:
             find_differences(saved, self.config)
         checkpoint = read_latest_checkpoint(self.folder.checkpoints)
+        if checkpoint is not None and checkpoint.step > steps:
+            raise ConfigError(
+                f"steps is {steps}, but the run has made {checkpoint.step}; steps may only grow"
+            )
+        # First, so that a kill in between leaves the number of steps that the lines are cut for.
+        self.folder.write_config({**saved, **self.config, "steps": steps})
         if checkpoint is None:
             self.folder.cut_back(-1)
             self._write_first_samples()
         else:
-            if checkpoint.step > steps:
-                raise ConfigError(
-                    f"steps is {steps}, but the run has made {checkpoint.step}; steps may only grow"
-                )
             self._restore(checkpoint)
             is_regular = steps == checkpoint.step or self._evaluates_at(checkpoint.step)
             self.folder.cut_back(checkpoint.step, keep_evaluation=is_regular)
-        self.folder.write_config({**saved, **self.config, "steps": steps})
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state

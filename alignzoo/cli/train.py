@@ -39,14 +39,16 @@ def run(arguments: list[str]) -> int:
     namespace = parser.parse(rest)
     given = options.read(namespace)
     if saved is not None:
-        given = _merge(saved, given, namespace.allow_changed)
+        given = _merge(saved, given)
     run_options = given.build(RunOptions, f"train {id}")
-    algorithm_options = given.build(config_class, id).model_dump()
+    algorithm_options = given.build(config_class, id)
+    if saved is not None and not namespace.allow_changed:
+        _check_unchanged(saved, given, {**dict(run_options), **dict(algorithm_options)})
     if saved is None:
         RunFolder(run_options.out).check_free()
     set_threads(run_options.threads)
     quiet_transformers()
-    trainer = _make_trainer(found, id, run_options, algorithm_options)
+    trainer = _make_trainer(found, id, run_options, dict(algorithm_options))
     try:
         lines = trainer.run(
             run_options.steps, resume=saved is not None, allow_changed=namespace.allow_changed
@@ -89,22 +91,31 @@ def _algorithm_id(arguments: list[str], saved: Mapping[str, Any] | None) -> tupl
     raise ConfigError(f"give the algorithm first: {USAGE}")
 
 
-def _merge(saved: Mapping[str, Any], given: Given, allow_changed: bool) -> Given:
-    """Returns the options of a saved run; one given again must agree, only steps may grow."""
-    values = {**saved["run"], **saved["options"], **saved["algorithm"]["options"]}
-    values["steps"] = saved["steps"]
-    for name, value in given.values.items():
-        if name == "out":
-            continue
-        before, now = str(values.get(name)), str(_normal(name, value))
-        if name != "steps" and before != now and not allow_changed:
-            raise ConfigError(
-                f"{given.spelling[name]} is {now}, but the run was started with {before}; leave it "
-                "out, or say --allow-changed"
-            )
-        values[name] = value
-    values["out"] = given.values["out"]
+def _saved_options(saved: Mapping[str, Any]) -> dict[str, Any]:
+    options = {**saved["run"], **saved["options"], **saved["algorithm"]["options"]}
+    return {**options, "steps": saved["steps"]}
+
+
+def _merge(saved: Mapping[str, Any], given: Given) -> Given:
+    """Returns the options of a saved run with those given now over them."""
+    values = {**_saved_options(saved), **given.values}
     return Given(values, given.spelling, given.explicit, given.from_file)
+
+
+def _check_unchanged(saved: Mapping[str, Any], given: Given, now: Mapping[str, Any]) -> None:
+    """Checks that an option given again is what the run was started with; only steps may grow.
+
+    Raises:
+        ConfigError: naming the option, with both values.
+    """
+    before = _saved_options(saved)
+    for name in (given.explicit | given.from_file) - {"out", "steps"}:
+        value = _normal(name, now[name])
+        if value != before.get(name):
+            raise ConfigError(
+                f"{given.spelling[name]} is {value!r}, but the run was started with "
+                f"{before.get(name)!r}; leave it out, or say --allow-changed"
+            )
 
 
 def _normal(name: str, value: Any) -> Any:
@@ -113,8 +124,6 @@ def _normal(name: str, value: Any) -> Any:
         return str(Path(value).resolve())
     if name == "reward":
         return [_normal_reward(text) for text in value]
-    if isinstance(value, str):
-        return _number(value)
     return value
 
 
@@ -123,18 +132,6 @@ def _normal_reward(text: str) -> str:
     if function and Path(function[1]).exists():
         return str(Path(function[1]).resolve()) + function[2]
     return str(Path(text).resolve()) if Path(text).is_dir() else text
-
-
-def _number(text: str) -> Any:
-    """Returns what a flag's text stands for, so that 1e-3 and 0.001 are the same."""
-    if text in ("none", "true", "false"):
-        return {"none": None, "true": True, "false": False}[text]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _make_trainer(
