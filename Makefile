@@ -1,0 +1,95 @@
+# What a fresh machine with Python >= 3.10, a C++ compiler and make needs.
+#
+#   make demo        install, then the main job end to end; results in demo-out/
+#   make test        `make check`, then every test that is not slow
+#   make test-slow   the slow tests: empty environments, many kills, long learning runs
+#   make check       ruff, mypy --strict, clang-format
+#   make build       install once; afterwards compile only what changed in csrc/
+#   make compat      the tests on the oldest torch and transformers that are supported
+#   make clean       remove the virtual environments and everything built
+#
+# Variables: PYTHON (the interpreter that makes the environment), VENV (where it lies),
+# ALIGNZOO_CUDA (OFF, AUTO or ON), ALIGNZOO_DATA (the real data, for the tests that read it),
+# PYTEST_ARGS (more arguments for pytest).
+
+PYTHON ?= python3
+VENV ?= .venv
+ALIGNZOO_CUDA ?= OFF
+CONSTRAINTS ?= .ci/constraints.txt
+PYTEST_ARGS ?=
+
+BIN := $(abspath $(VENV))/bin
+BUILD := $(abspath $(VENV))/build
+INSTALLED := $(VENV)/.installed-$(ALIGNZOO_CUDA)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST := $(BIN)/python -m pytest
+CPP_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+
+# Threads that wait must not spin: other work, the tests' own included, needs the cores.
+export OMP_WAIT_POLICY ?= PASSIVE
+export ALIGNZOO_CUDA
+ifneq ($(wildcard ../shared/data/.),)
+export ALIGNZOO_DATA ?= $(abspath ../shared/data)
+endif
+
+.DELETE_ON_ERROR:
+.PHONY: demo test test-slow check build compat clean
+.DEFAULT_GOAL := test
+
+demo: build
+	rm -rf demo-out
+	$(BIN)/python -m alignzoo demo --out demo-out
+
+test: check
+	HF_HUB_OFFLINE=1 $(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: build $(VENV)/.tools
+	HF_HUB_OFFLINE=1 $(PYTEST) -m slow $(PYTEST_ARGS)
+
+check: build $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+
+# The editable install leaves its build folder in the environment, so that two environments never
+# share one. Python files are found where they are; only the C++ core is compiled and copied.
+build: $(INSTALLED)
+	@$(BIN)/cmake --build $(BUILD)
+	@$(BIN)/cmake --install $(BUILD) --prefix "$$(cat $(VENV)/.site-packages)" >$(BUILD)/install.log
+
+$(INSTALLED): pyproject.toml CMakeLists.txt $(CONSTRAINTS) $(VENV)/.build-requirements
+	rm -f $(VENV)/.installed-*
+	$(PIP) install --constraint $(CONSTRAINTS) --no-build-isolation \
+		--config-settings=build-dir=$(BUILD) --editable .
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' >$(VENV)/.site-packages
+	touch $@
+
+# alignzoo is installed by now, so this adds what its extras name and builds nothing.
+$(VENV)/.tools: $(INSTALLED)
+	$(PIP) install --constraint $(CONSTRAINTS) 'alignzoo[check,data,lora,test]'
+	touch $@
+
+$(VENV)/.build-requirements: $(VENV)/.created
+	$(PIP) install --constraint $(CONSTRAINTS) \
+		'scikit-build-core>=0.11' 'pybind11>=2.13' 'cmake>=3.20' ninja
+	touch $@
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "alignzoo needs Python 3.10 or newer, but '$(PYTHON)' is older or missing;" \
+			"name one: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# Several gigabytes: wheels of old torch releases bring their CUDA libraries along.
+compat:
+	$(MAKE) test-compat VENV=.venv-compat CONSTRAINTS=.ci/constraints-oldest.txt
+
+.PHONY: test-compat
+test-compat: build $(VENV)/.tools
+	$(BIN)/python -c 'import torch, transformers; print(torch.__version__, transformers.__version__)'
+	HF_HUB_OFFLINE=1 $(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+clean:
+	rm -rf .venv .venv-compat build dist demo-out .mypy_cache .pytest_cache .ruff_cache

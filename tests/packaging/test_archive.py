@@ -1,0 +1,50 @@
+"""The project installs from `git archive`, where there is no history to take a version from."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+# No dependency is installed here: reading the version must need none.
+SHOW = """
+import importlib.metadata, importlib.util, alignzoo
+print(alignzoo.__version__, importlib.metadata.version("alignzoo"))
+print(alignzoo.__file__)
+print(importlib.util.find_spec("alignzoo._core").origin)
+print(importlib.util.find_spec("alignzoo.plugins.sft").origin)
+"""
+
+
+@pytest.fixture(scope="module")
+def unpacked(root, run, tmp_path_factory) -> Path:
+    """The committed tree, as `git archive` gives it."""
+    if not (root / ".git").exists() or not shutil.which("git"):
+        pytest.skip("not a git checkout")
+    folder = tmp_path_factory.mktemp("archive")
+    run("git", "archive", "--output", folder / "tree.tar", "HEAD", cwd=root)
+    with tarfile.open(folder / "tree.tar") as archive:
+        archive.extractall(folder / "tree", filter="data")
+    return folder / "tree"
+
+
+@pytest.fixture(scope="module")
+def python(new_environment, tmp_path_factory) -> Path:
+    return new_environment(tmp_path_factory.mktemp("archive-env") / "env")
+
+
+@pytest.mark.parametrize("editable", [False, True], ids=["plain", "editable"])
+def test_an_archive_installs_with_its_static_version(unpacked, python, run, tmp_path, editable):
+    pip = (python, "-m", "pip", "--disable-pip-version-check")
+    source = ("--editable", unpacked) if editable else (unpacked,)
+    run(*pip, "install", "--no-deps", *source, cwd=tmp_path)
+    versions, package, core, plugin = run(python, "-c", SHOW, cwd=tmp_path).splitlines()
+    assert versions == "0.1.0 0.1.0"
+    sources = unpacked if editable else python.parents[1]
+    assert Path(package).is_relative_to(sources)
+    assert Path(plugin).is_relative_to(sources)
+    assert Path(core).is_relative_to(python.parents[1])
