@@ -21,6 +21,8 @@ from kernel_cases import (
     seeds,
     to_numpy,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from alignzoo import kernels
 from alignzoo.kernels import reference
@@ -335,6 +337,30 @@ def test_linear_log_probs_give_gradients_to_the_one_input_that_wants_them(needs)
         *(x.detach().numpy() for x in inputs.values()), targets, np.ones(5)
     )
     assert_exact_to(inputs[needs].grad, grads[0 if needs == "hidden" else 1], 1e-12, scale=1.0)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor made under it holds."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for x in tree_leaves(made):
+            if isinstance(x, torch.Tensor):
+                self.numel = max(self.numel, x.numel())
+        return made
+
+
+def test_linear_log_probs_never_hold_all_logits_forward_or_backward():
+    hidden = torch.randn(64, 4, requires_grad=True)
+    weight = torch.randn(512, 4, requires_grad=True)
+    with LargestTensor() as largest:
+        log_probs, entropy = kernels.linear_token_log_probs(
+            hidden, weight, torch.arange(64), entropy=True, chunk_tokens=8
+        )
+        (log_probs.sum() + entropy.sum()).backward()
+    assert 0 < largest.numel <= 8 * 512  # one chunk of the 64 x 512 logits
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
