@@ -242,7 +242,7 @@ def test_a_scored_response_ends_the_episode_however_it_stopped(algorithm):
     # correctness.md #6: at gamma = lambda = 1 a return is the sum of the later rewards, in rows
     # that were cut by the limit as well.
     made = az.make(algorithm, kl_coef=0.2, gamma=1.0)
-    batch = roll_out(early_ending(), made, PROMPTS, max_new_tokens=3).batch
+    batch = roll_out(early_ending(), made, PROMPTS, batch_size=24, max_new_tokens=6).batch
     assert bool(batch.truncated.any())
     assert bool(batch.terminated.any())
     later = batch.rewards.double().flip(1).cumsum(1).flip(1) * batch.response_mask
