@@ -31,6 +31,9 @@ CUTS = (
 )
 
 
+STRETCHES = ([2999], [0, 2999], [5, 1023, 1024], list(range(2048, 2100)))
+
+
 def chi_square(counts: np.ndarray, probs: np.ndarray) -> float:
     """Pearson's statistic over the tokens that can be drawn, in standard deviations."""
     kept = probs > 0
@@ -71,7 +74,7 @@ def test_rows_draw_independently_of_one_another():
 @few_examples
 @given(
     st.sampled_from((0, 1, 2, 17)),
-    st.sampled_from((1, 2, 15, 16, 17, 33, 127, 1031)),
+    st.sampled_from((1, 2, 15, 16, 17, 33, 127, 1031, 4099)),
     seeds,
     libraries,
     layouts,
@@ -218,6 +221,19 @@ def test_the_log_prob_of_a_cut_distribution_is_renormalised():
     logits = np.log(np.array([[0.4, 0.3, 0.2, 0.1]]))
     ids, log_probs = kernels.sample_tokens(np.tile(logits, (50, 1)), top_k=2, seed=0)
     np.testing.assert_allclose(log_probs, np.log(np.array([4 / 7, 3 / 7]))[ids], rtol=1e-13)
+
+
+@pytest.mark.parametrize("options", CUTS, ids=str)
+@pytest.mark.parametrize("kept", STRETCHES, ids=len)
+def test_long_stretches_of_ruled_out_tokens_are_stepped_over(kept, options):
+    row = np.full(3000, -math.inf)
+    row[kept] = np.random.default_rng(6).normal(size=len(kept))
+    row[kept[0]] += 30  # one stretch outweighs the others by far
+    logits = np.tile(row, (200, 1))
+    ids, log_probs = kernels.sample_tokens(logits, seed=8, **options)
+    expected_ids, expected = reference.sample_tokens(logits, seed=8, **options)
+    np.testing.assert_array_equal(ids, expected_ids)
+    assert_exact_to(log_probs, expected, 1e-12, scale=1.0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, "all"])
