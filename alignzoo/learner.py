@@ -152,6 +152,7 @@ class Learner:
         """Returns the gradient of `loss` over the minibatch, micro-batch by micro-batch."""
         metrics = Metrics()
         stop, finite = False, True
+        self._clear_gradients()
         for micro in self.micro_batches(batch):
             out = self.forward(micro)
             if self.is_on_policy:
@@ -163,12 +164,15 @@ class Learner:
             if finite and result.value.requires_grad:
                 result.value.backward()
         tensors = [p.grad for p in self.parameters]
-        for parameter in self.parameters:
-            parameter.grad = None
+        self._clear_gradients()
         norm = torch.nn.utils.get_total_norm([g for g in tensors if g is not None])
         metrics.merge(Metrics({"grad_norm": float(norm)}))
         finite = finite and bool(torch.isfinite(norm))
         return Gradient(tensors, metrics, stop, finite, batch.row_numbers)
+
+    def _clear_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def _restricted(self, batch: RolloutBatch) -> RolloutBatch:
         return restrict(batch, self.algorithm)

@@ -44,16 +44,20 @@ class RunFolder:
                 f"out '{self.path}' already holds a run; give another folder, or go on with "
                 f"--resume --out {self.path}"
             )
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"out '{self.path}' is a file; expected a folder to make")
+        for path in (self.path, *self.path.parents):
+            if path.exists() and not path.is_dir():
+                raise ConfigError(f"out: '{path}' is a file; expected a folder to make")
         if self.path.is_dir() and any(self.path.iterdir()):
             raise ConfigError(f"out '{self.path}' is not empty; give a new folder")
 
     def create(self, config: Mapping[str, Any]) -> None:
         """Makes the folder and writes config.yaml; raises as `check_free` does."""
         self.check_free()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.write_config(config)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_config(config)
+        except OSError as error:
+            raise ConfigError(f"out '{self.path}' cannot be written: {error.strerror}") from error
 
     def remove(self) -> None:
         """Removes the run; for one that failed before its first update."""
@@ -74,10 +78,12 @@ class RunFolder:
         """
         try:
             config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(
                 f"'{self.path}' holds no run to resume: it has no config.yaml"
             ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"'{self.path}/config.yaml' cannot be read: {error}") from error
         except yaml.YAMLError as error:
             raise ConfigError(f"'{self.path}/config.yaml' is not valid YAML: {error}") from error
         if not isinstance(config, dict):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from alignzoo.algorithm import Algorithm, Metrics
 from alignzoo.checkpoint import Checkpoint, read_latest_checkpoint, write_checkpoint
 from alignzoo.collection import Collected, DemonstrationSource, RolloutSource, Source
-from alignzoo.errors import AlignzooError, ConfigError, RunError
+from alignzoo.errors import ConfigError, RunError
 from alignzoo.evaluation import evaluate_demonstrations, evaluate_rollouts
 from alignzoo.learner import Learner, restrict
 from alignzoo.model_card import model_card
@@ -185,7 +185,7 @@ class Trainer:
             else:
                 self._write_first_samples()
             self._loop(steps)
-        except AlignzooError:
+        except BaseException:
             if not resume and self.step == 0:
                 self.folder.remove()  # nothing was learned; the same command may be given again
             raise

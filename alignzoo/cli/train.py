@@ -69,10 +69,28 @@ def _saved_config(arguments: list[str]) -> dict[str, Any] | None:
         return None
     for i, word in enumerate(arguments):
         if word == "--out" and i + 1 < len(arguments):
-            return RunFolder(arguments[i + 1]).read_config()
+            return _read_run(arguments[i + 1])
         if word.startswith("--out="):
-            return RunFolder(word.partition("=")[2]).read_config()
+            return _read_run(word.partition("=")[2])
     raise ConfigError("--resume needs --out DIR, the folder of the run to go on with")
+
+
+def _read_run(out: str) -> dict[str, Any]:
+    """Returns the config.yaml of a run that the command line started."""
+    saved = RunFolder(out).read_config()
+    sections = {name: saved.get(name) for name in ("run", "options", "algorithm")}
+    lacking = [name for name, section in sections.items() if not isinstance(section, dict)]
+    lacking += [
+        f"algorithm.{name}"
+        for name in ("id", "options")
+        if name not in (sections["algorithm"] or {})
+    ]
+    if lacking or "steps" not in saved:
+        raise ConfigError(
+            f"'{out}/config.yaml' does not say how to go on: it has no {', '.join(lacking) or 'steps'}"
+            "; a run that was started from Python is resumed there, with run(steps, resume=True)"
+        )
+    return saved
 
 
 def _algorithm_id(arguments: list[str], saved: Mapping[str, Any] | None) -> tuple[str, list[str]]:
@@ -172,15 +190,19 @@ def _make_trainer(
 
 def _check_source(id: str, source: str, options: RunOptions) -> None:
     """Says which of --prompts, --reward and --data the algorithm lacks or cannot use."""
-    wanted = {"rollouts": ("prompts", "reward")}.get(source, ("data",))
-    for name in ("prompts", "reward", "data"):
-        value = getattr(options, name)
-        if name in wanted and not value:
-            raise ConfigError(f"{id} learns from {source}; give it --{name}")
-        if name not in wanted and value:
-            raise ConfigError(
-                f"{id} learns from {source} and has no use for --{name}; leave it out"
-            )
+    samples = source == "rollouts"
+    for name, wanted in {
+        "prompts": samples,
+        "reward": samples,
+        "eval_prompts": samples,
+        "data": not samples,
+        "eval_data": not samples,
+    }.items():
+        flag, value = "--" + name.replace("_", "-"), getattr(options, name)
+        if wanted and not value and not name.startswith("eval_"):
+            raise ConfigError(f"{id} learns from {source}; give it {flag}")
+        if not wanted and value:
+            raise ConfigError(f"{id} learns from {source} and has no use for {flag}; leave it out")
 
 
 def _record(found: Registry, entry: Entry, options: RunOptions) -> dict[str, Any]:
