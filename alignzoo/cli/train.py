@@ -78,18 +78,14 @@ def _saved_config(arguments: list[str]) -> dict[str, Any] | None:
 def _read_run(out: str) -> dict[str, Any]:
     """Returns the config.yaml of a run that the command line started."""
     saved = RunFolder(out).read_config()
-    sections = {name: saved.get(name) for name in ("run", "options", "algorithm")}
-    lacking = [name for name, section in sections.items() if not isinstance(section, dict)]
-    lacking += [
-        f"algorithm.{name}"
-        for name in ("id", "options")
-        if name not in (sections["algorithm"] or {})
-    ]
-    if lacking or "steps" not in saved:
-        raise ConfigError(
-            f"'{out}/config.yaml' does not say how to go on: it has no {', '.join(lacking) or 'steps'}"
-            "; a run that was started from Python is resumed there, with run(steps, resume=True)"
-        )
+    wanted: dict[str, set[str]] = {"run": set(), "options": set(), "algorithm": {"id", "options"}}
+    for section, keys in wanted.items():
+        found = saved.get(section)
+        if not isinstance(found, dict) or not keys <= set(found) or "steps" not in saved:
+            raise ConfigError(
+                f"'{out}/config.yaml' does not say how to go on, in '{section}'; a run that was "
+                "started from Python is resumed there, with run(steps, resume=True)"
+            )
     return saved
 
 
