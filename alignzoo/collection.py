@@ -22,6 +22,8 @@ from alignzoo.evaluation import (
     ScoredResponses,
     append_demonstrations,
     append_responses,
+    evaluate_demonstrations,
+    evaluate_rollouts,
     sample_and_score,
     score_metrics,
 )
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from alignzoo.rollout import RolloutBatch
     from alignzoo.run_options import TrainerOptions
     from alignzoo.scoring import RewardSum
+    from alignzoo.training_data import Dataset
+
+
+NUM_SAMPLES = 8  # lines of samples.jsonl a time
 
 
 @dataclass
@@ -63,6 +69,9 @@ class Source(Protocol):
 
     def collect(self, step: int) -> Collected:
         """Returns the batch of update `step`, from 1."""
+
+    def evaluate(self, step: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Returns the held-out metrics, empty where nothing is held out, and lines to read."""
 
     def describe(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns readable lines for buffer rows of the last batch."""
@@ -102,7 +111,7 @@ class RolloutSource:
         learner: Learner,
         algorithm: Algorithm,
         reward: RewardSum,
-        prompts: Sequence[EncodedPrompt],
+        prompts: Dataset[EncodedPrompt],
         options: TrainerOptions,
     ) -> None:
         self.learner = learner
@@ -110,9 +119,10 @@ class RolloutSource:
         self.algorithm = algorithm
         self.needs = algorithm.needs
         self.reward = reward
-        self.prompts = prompts
+        self.prompts = prompts.train
+        self.held_out = prompts.held_out
         self.options = options
-        self.cursor = Cursor(len(prompts), options.seed)
+        self.cursor = Cursor(len(self.prompts), options.seed)
         self.num_sampled = 0
         self.lines: dict[int, dict[str, Any]] = {}
         group = self.needs.group_size
@@ -136,19 +146,15 @@ class RolloutSource:
             if collected.fault is not None:
                 return collected
             kept += self._keep(rows).tolist()
-        collected.metrics.merge(Metrics(self._kept_metrics(kept, collected, may_drop)))
+        if may_drop:
+            collected.metrics.merge(Metrics({"kept_fraction": (len(kept), len(self.lines))}))
         if not kept:
             collected.fault = "no row was left to learn from"
             collected.culprits = list(self.lines.values())
             return collected
-        collected.samples = [self.lines[row] for row in kept[:8]]
+        collected.samples = [self.lines[row] for row in kept[:NUM_SAMPLES]]
         collected.batch = self._fill(np.array(kept, dtype=np.int64), collected.metrics)
         return collected
-
-    def _kept_metrics(
-        self, kept: list[int], collected: Collected, may_drop: bool
-    ) -> dict[str, Any]:
-        return {"kept_fraction": len(kept) / max(1, len(self.lines))} if may_drop else {}
 
     def _sample(self, num_groups: int, step: int, collected: Collected) -> NDArray[np.int64]:
         """Samples and scores groups, stores them, and returns the rows that have a score."""
@@ -251,6 +257,21 @@ class RolloutSource:
         rewards[torch.arange(len(batch), device=rewards.device), last] += batch.scores
         return rewards
 
+    def evaluate(self, step: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Returns the metrics of one response to each held-out prompt, and the first of them."""
+        if not self.held_out:
+            return {}, []
+        metrics, scored = evaluate_rollouts(
+            self.learner,
+            self.reward,
+            self.held_out,
+            max_new_tokens=self.options.max_new_tokens,
+            temperature=self.options.temperature,
+            seed=self.options.seed,
+        )
+        rows = range(min(NUM_SAMPLES, len(scored.texts)))
+        return metrics, [scored.sample(row, step=step, split="held-out") for row in rows]
+
     def describe(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns prompt, response and score of buffer rows of the last batch."""
         return [self.lines[row] for row in rows if row in self.lines]
@@ -272,14 +293,15 @@ class DemonstrationSource:
         self,
         learner: Learner,
         algorithm: Algorithm,
-        rows: Sequence[EncodedDemonstration],
+        rows: Dataset[EncodedDemonstration],
         options: TrainerOptions,
     ) -> None:
         self.learner = learner
         self.algorithm = algorithm
-        self.rows = rows
+        self.rows = rows.train
+        self.held_out = rows.held_out
         self.options = options
-        self.cursor = Cursor(len(rows), options.seed)
+        self.cursor = Cursor(len(self.rows), options.seed)
         self.places: dict[int, str] = {}
 
     def collect(self, step: int) -> Collected:
@@ -293,6 +315,12 @@ class DemonstrationSource:
         self.algorithm.prepare(view)
         buffer.write_back(view)
         return Collected(batch, Metrics(), num_tokens=batch.num_tokens)
+
+    def evaluate(self, step: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Returns the loss on held-out demonstrations."""
+        if not self.held_out:
+            return {}, []
+        return evaluate_demonstrations(self.learner, self.held_out), []
 
     def describe(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns the places of buffer rows of the last batch."""

@@ -12,7 +12,6 @@ from alignzoo.algorithm import Algorithm, Metrics
 from alignzoo.checkpoint import Checkpoint, read_latest_checkpoint, write_checkpoint
 from alignzoo.collection import Collected, DemonstrationSource, RolloutSource, Source
 from alignzoo.errors import ConfigError, RunError
-from alignzoo.evaluation import evaluate_demonstrations, evaluate_rollouts
 from alignzoo.learner import Learner, restrict
 from alignzoo.model_card import model_card
 from alignzoo.policy import Policy
@@ -161,9 +160,9 @@ class Trainer:
     def _make_source(self, samples: bool) -> Source:
         if samples:
             return RolloutSource(
-                self.learner, self.algorithm, self.reward, self.dataset.train, self.options
+                self.learner, self.algorithm, self.reward, self.dataset, self.options
             )
-        return DemonstrationSource(self.learner, self.algorithm, self.dataset.train, self.options)
+        return DemonstrationSource(self.learner, self.algorithm, self.dataset, self.options)
 
     def run(
         self, steps: int, *, resume: bool = False, allow_changed: bool = False
@@ -297,21 +296,9 @@ class Trainer:
 
     def _evaluate(self, step: int, collected: Collected | None) -> dict[str, Any]:
         """Returns the held-out metrics and writes samples."""
-        samples = collected.samples if collected is not None else []
-        metrics: dict[str, Any] = {}
-        if self.dataset.held_out and isinstance(self.source, DemonstrationSource):
-            metrics = evaluate_demonstrations(self.learner, self.dataset.held_out)
-        elif self.dataset.held_out:
-            metrics, scored = evaluate_rollouts(
-                self.learner,
-                self.reward,
-                self.dataset.held_out,
-                max_new_tokens=self.options.max_new_tokens,
-                temperature=self.options.temperature,
-                seed=self.options.seed,
-            )
-            rows = range(min(8, len(scored.texts)))
-            samples = [scored.sample(row, step=step, split="held-out") for row in rows]
+        metrics, samples = self.source.evaluate(step)
+        if not samples and collected is not None:
+            samples = collected.samples
         self.folder.append("samples.jsonl", samples)
         return metrics
 

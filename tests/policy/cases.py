@@ -22,6 +22,7 @@ from alignzoo.policy.tiny import make_model
 from alignzoo.rollout import RolloutBuffer
 from alignzoo.run_options import TrainerOptions
 from alignzoo.scoring import RewardSum
+from alignzoo.training_data import Dataset
 
 STORIES = [
     "Once upon a time, there was a little girl named Lily.",
@@ -117,7 +118,9 @@ def roll_out(
         EncodedPrompt(list(ids), PromptRow(f"prompt {number}"))
         for number, ids in enumerate(prompts)
     ]
-    source = RolloutSource(learner, algorithm, RewardSum.of(reward), rows, settings)
+    source = RolloutSource(
+        learner, algorithm, RewardSum.of(reward), Dataset(rows, [], fingerprint=""), settings
+    )
     collected = source.collect(1)
     learner.begin_update(1)
     return SimpleNamespace(
