@@ -3,8 +3,9 @@
 #include <sched.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
+
+#include "cpu/kernels.h"
 
 namespace alignzoo::bindings {
 namespace {
@@ -359,10 +360,7 @@ Output make_scalar(Library library, DType dtype, double value) {
 }
 
 int num_threads() {
-  static const int fixed = [] {
-    const char* text = std::getenv("ALIGNZOO_NUM_THREADS");
-    return text == nullptr ? 0 : std::atoi(text);
-  }();
+  const int fixed = cpu::num_threads_setting();
   if (fixed > 0) return fixed;
   const int torch = torch_num_threads();
   if (torch > 0) return torch;

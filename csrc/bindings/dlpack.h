@@ -33,13 +33,23 @@ struct DlpackExchangeHeader {
   DlpackVersion version;
   DlpackExchangeHeader* previous;
 };
-// The table behind a tensor type's `__dlpack_c_exchange_api__`. We only take views.
+// A tensor that owns its memory. Who holds it last calls `deleter`.
+struct DlpackManaged {
+  DlpackVersion version;
+  void* manager;
+  void (*deleter)(DlpackManaged* self);
+  uint64_t flags;
+  DlpackTensor tensor;
+};
+// The table behind a tensor type's `__dlpack_c_exchange_api__`. Functions return 0, or -1: the
+// allocator having called `set_error`, the others with a Python exception set.
 struct DlpackExchange {
   DlpackExchangeHeader header;
-  void* allocate;
+  int (*allocate)(DlpackTensor* like, DlpackManaged** out, void* context,
+                  void (*set_error)(void* context, const char* kind, const char* message));
   void* export_managed;
-  void* import_managed;
-  int (*view)(void* object, DlpackTensor* out);  // borrowed; -1 with a Python exception set
+  int (*import_managed)(DlpackManaged* managed, void** object);  // takes it over
+  int (*view)(void* object, DlpackTensor* out);                  // borrowed
   void* current_stream;
 };
 

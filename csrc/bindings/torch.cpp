@@ -129,9 +129,41 @@ void take_torch(const Call& call, py::handle object, Array& out) {
   describe(view, out);
 }
 
+namespace {
+
+DlpackType dlpack_type_of(DType dtype) {
+  const auto bits = static_cast<uint8_t>(8 * size_of(dtype));
+  return {dtype == DType::kInt64 ? kDlpackInt : kDlpackFloat, bits, 1};
+}
+
+// By torch's own allocator, without a Python call; false if it could not.
+bool allocate(const DlpackExchange& exchange, DType dtype, const Shape& shape, Output& out) {
+  DlpackTensor like{};
+  like.device = {kDlpackCpu, 0};
+  like.ndim = static_cast<int32_t>(shape.size());
+  like.dtype = dlpack_type_of(dtype);
+  like.shape = const_cast<int64_t*>(shape.data());
+  DlpackManaged* managed = nullptr;
+  if (exchange.allocate(&like, &managed, nullptr, [](void*, const char*, const char*) {}) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  out.data = static_cast<char*>(managed->tensor.data) + managed->tensor.byte_offset;
+  void* object = nullptr;
+  if (exchange.import_managed(managed, &object) != 0) throw py::error_already_set();
+  out.object = py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
+  return true;
+}
+
+}  // namespace
+
 Output make_torch_output(DType dtype, const Shape& shape) {
   Torch* torch = torch_if_loaded();
   Output out;
+  if (torch->exchange != nullptr && torch->exchange->allocate != nullptr &&
+      torch->exchange->import_managed != nullptr && allocate(*torch->exchange, dtype, shape, out)) {
+    return out;
+  }
   py::tuple sizes(shape.size());
   for (size_t i = 0; i < shape.size(); ++i) sizes[i] = py::int_(shape[i]);
   out.object = torch->empty(sizes, py::arg("dtype") = torch->dtypes[static_cast<int>(dtype)]);

@@ -35,13 +35,38 @@ const Kernels* find(const std::string& isa) {
   return nullptr;
 }
 
+[[noreturn]] void refuse(const char* name, const char* value, const std::string& known) {
+  throw std::runtime_error(std::string(name) + " is '" + value + "'; it can be " + known +
+                           ", or unset");
+}
+
+int read_num_threads() {
+  const char* text = std::getenv("ALIGNZOO_NUM_THREADS");
+  if (text == nullptr || *text == '\0') return 0;
+  char* end = nullptr;
+  const long number = std::strtol(text, &end, 10);
+  if (*end != '\0' || number < 1 || number > 4096) {
+    refuse("ALIGNZOO_NUM_THREADS", text, "a number of threads from 1 to 4096");
+  }
+  return static_cast<int>(number);
+}
+
+void check_pool() {
+  const char* text = std::getenv("ALIGNZOO_POOL");
+  if (text == nullptr || *text == '\0') return;
+  const std::string pool = text;
+  if (pool != "auto" && pool != "own") {
+    refuse("ALIGNZOO_POOL", text, "auto or own");
+  }
+}
+
 const Kernels& choose() {
+  num_threads_setting();
+  check_pool();
   const char* wanted = std::getenv("ALIGNZOO_ISA");
   if (wanted != nullptr && *wanted != '\0') {
     if (const Kernels* found = find(wanted)) return *found;
-    throw std::runtime_error(std::string("ALIGNZOO_ISA is '") + wanted +
-                             "', which this build or this processor lacks; it can be " +
-                             compiled_isas() + ", or unset for the widest");
+    refuse("ALIGNZOO_ISA", wanted, std::string(compiled_isas()) + " as far as this processor goes");
   }
   for (const char* isa : {"avx512", "avx2"}) {
     if (const Kernels* found = find(isa)) return *found;
@@ -54,6 +79,11 @@ const Kernels& choose() {
 const Kernels& kernels() {
   static const Kernels& chosen = choose();
   return chosen;
+}
+
+int num_threads_setting() {
+  static const int setting = read_num_threads();
+  return setting;
 }
 
 const char* compiled_isas() {

@@ -108,13 +108,33 @@ ALIGNZOO_INLINE F32 load_as_compute(const Float16* from) {
 
 template <class S>
 ALIGNZOO_INLINE void store_from_compute(S* to, const Wide<Compute<S>>& a) {
-  if constexpr (sizeof(S) == sizeof(Compute<S>)) {
-    store(to, a);
-  } else {
-    Compute<S> lane[kLanes];
-    store(lane, a);
-    for (int i = 0; i < kLanes; ++i) from_compute(lane[i], to[i]);
+  store(to, a);
+}
+// from_compute for 16 lanes at once.
+ALIGNZOO_INLINE void store_from_compute(Bfloat16* to, const F32& a) {
+  typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
+  typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+  Bits bits;
+  memcpy(&bits, &a, sizeof bits);
+  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Bits out = (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded;
+  const Halves halves = __builtin_convertvector(out, Halves);
+  memcpy(to, &halves, sizeof halves);
+}
+ALIGNZOO_INLINE void store_from_compute(Float16* to, const F32& a) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm512_cvtps_ph(a.reg[0], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__AVX2__)
+  for (int i = 0; i < 2; ++i) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to) + i,
+                     _mm256_cvtps_ph(a.reg[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
+#else
+  float lane[kLanes];
+  store(lane, a);
+  for (int i = 0; i < kLanes; ++i) from_compute(lane[i], to[i]);
+#endif
 }
 
 // The first n of 16 lanes; the others are `filler`.
@@ -149,10 +169,23 @@ ALIGNZOO_INLINE void store_up_to(S* to, int n, const Wide<Compute<S>>& a) {
 // Lanes whose mask byte is not 0, of the first n; a null mask keeps them all.
 template <class T>
 ALIGNZOO_INLINE Mask<T> load_mask(const uint8_t* mask, int n) {
-  T lane[kLanes];
-  for (int i = 0; i < kLanes; ++i)
-    lane[i] = i < n && (mask == nullptr || mask[i] != 0) ? T(1) : T(0);
-  return load(lane) > Wide<T>(T(0));
+  typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+  typedef typename Registers<T>::Bits Lanes
+      __attribute__((vector_size(kLanes * sizeof(typename Registers<T>::Bits))));
+  Bytes bytes = {};
+  if (n == kLanes) {
+    if (mask == nullptr) {
+      bytes = ~bytes;
+    } else {
+      memcpy(&bytes, mask, sizeof bytes);
+    }
+  } else {
+    for (int i = 0; i < n; ++i) bytes[i] = mask == nullptr ? 1 : mask[i];
+  }
+  const Lanes wide = __builtin_convertvector(bytes, Lanes) != 0;
+  Mask<T> out;
+  memcpy(&out, &wide, sizeof out);
+  return out;
 }
 
 }  // namespace ALIGNZOO_ISA

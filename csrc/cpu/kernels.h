@@ -220,9 +220,13 @@ inline const LogitKernels<Float16, float>& Kernels::logits() const {
 }
 
 // The loops for this machine's processor, or for ALIGNZOO_ISA (generic, avx2, avx512), read once.
-// Throws std::runtime_error if that names something this build or this processor lacks.
+// Throws std::runtime_error if that, or another of our environment variables, names something that
+// does not exist here.
 const Kernels& kernels();
 const char* compiled_isas();
+
+// ALIGNZOO_NUM_THREADS, 0 if unset. Throws std::runtime_error if it is no such number.
+int num_threads_setting();
 
 MaskCounts count_mask(const Rows& rows, const uint8_t* mask);
 

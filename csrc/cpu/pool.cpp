@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace alignzoo::cpu {
@@ -30,7 +31,8 @@ class Pool {
   void run(Job& job, int helpers) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (static_cast<int>(size_.load()) < helpers) start_worker();
+      while (size_.load() < helpers && start_worker()) {
+      }
       job_ = &job;
       openings_ = helpers;
     }
@@ -50,9 +52,15 @@ class Pool {
   int size() const { return size_.load(); }
 
  private:
-  void start_worker() {
-    std::thread([this] { serve(); }).detach();
+  // False where the system refuses: the caller then does without.
+  bool start_worker() {
+    try {
+      std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {
+      return false;
+    }
     size_.fetch_add(1);
+    return true;
   }
 
   void serve() {

@@ -15,6 +15,26 @@ void report(int64_t& slot, int64_t row) {
   }
 }
 
+// The common case: no flags, and masked tokens deleted from the sequence. Without branches, because
+// a mask with holes would be mispredicted at every one.
+template <class T, bool kMasked>
+void plain_gae_row(const GaeArgs<T>& args, int64_t row) {
+  const int64_t begin = args.rows.begin(row);
+  const T carry = args.gamma * args.gae_lambda;
+  T next_value = args.bootstrap ? args.bootstrap[row] : T(0);
+  T next_advantage = T(0);
+  for (int64_t t = args.rows.end(row) - 1; t >= begin; --t) {
+    const bool keep = !kMasked || args.mask[t] != 0;
+    const T value = args.values[t];
+    const T advantage =
+        math::advantage_step(args.rewards[t], value, next_value, next_advantage, args.gamma, carry);
+    args.advantages[t] = math::select(keep, advantage, T(0));
+    args.returns[t] = math::select(keep, advantage + value, T(0));
+    next_value = math::select(keep, value, next_value);
+    next_advantage = math::select(keep, advantage, next_advantage);
+  }
+}
+
 template <class T>
 void gae_row(const GaeArgs<T>& args, int64_t row, GaeFaults& faults) {
   const int64_t begin = args.rows.begin(row), end = args.rows.end(row);
@@ -68,9 +88,19 @@ template <class T>
 GaeFaults gae(const GaeArgs<T>& args, int threads) {
   GaeFaults faults;
   const int64_t per_block = larger(1, kTile / larger(1, args.rows.width));
+  const bool plain = args.values && !args.terminated && !args.truncated &&
+                     (!args.mask || args.mask_mode == MaskMode::kCarry);
   auto body = [&](int64_t block) {
     const int64_t stop = smaller(args.rows.count, (block + 1) * per_block);
-    for (int64_t row = block * per_block; row < stop; ++row) gae_row(args, row, faults);
+    for (int64_t row = block * per_block; row < stop; ++row) {
+      if (!plain) {
+        gae_row(args, row, faults);
+      } else if (args.mask) {
+        plain_gae_row<T, true>(args, row);
+      } else {
+        plain_gae_row<T, false>(args, row);
+      }
+    }
   };
   parallel_for(ceil_div(args.rows.count, per_block), threads, body);
   return faults;
