@@ -1,0 +1,96 @@
+"""Kills a command-line run at chosen moments and starts it again, until it ends by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from alignzoo import cli
+
+Moment = Callable[[Path, float], bool]
+
+
+def command(*words: str) -> list[str]:
+    """Returns the command line of a fresh interpreter."""
+    return [sys.executable, "-m", "alignzoo", "train", *words]
+
+
+def environment() -> dict[str, str]:
+    """Returns this process's environment, without what would add plugins."""
+    return {name: value for name, value in os.environ.items() if name != "ALIGNZOO_PLUGINS"}
+
+
+def kill_at(words: list[str], out: Path, moment: Moment, *, limit: float = 120.0) -> bool:
+    """Starts a run and kills it (SIGKILL) once `moment` says so; False where it ended before.
+
+    Args:
+        moment: called with the run's folder, once config.yaml is there, and the seconds since.
+    """
+    with (out.parent / f"{out.name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            command(*words), stdout=log, stderr=log, env=environment(), cwd=out.parent
+        )
+        config_at: float | None = None
+        start = time.monotonic()
+        try:
+            while process.poll() is None:
+                now = time.monotonic()
+                assert now - start < limit, f"{words} did not end"
+                if config_at is None and (out / "config.yaml").exists():
+                    config_at = now
+                if config_at is not None and moment(out, now - config_at):
+                    process.kill()
+                    process.wait()
+                    return True
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.02 if config_at is None else 0.002)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    assert process.returncode == 0, (out.parent / f"{out.name}.log").read_text()
+    return False
+
+
+def finish(words: list[str]) -> None:
+    """Runs to the end, in this process: that is one start of an interpreter less to wait for."""
+    assert cli.main(["train", *words]) == 0
+
+
+def after_update(step: int, *, delay: float = 0.0) -> Moment:
+    """Returns the moment `delay` seconds after the line of update `step` was written."""
+    seen: list[float] = []
+
+    def moment(out: Path, seconds: float) -> bool:
+        if not seen and _num_lines(out / "metrics.jsonl") >= step:
+            seen.append(seconds)
+        return bool(seen) and seconds - seen[0] >= delay
+
+    return moment
+
+
+def while_writing_checkpoint(step: int) -> Moment:
+    """Returns the moment when the checkpoint of an update from `step` on is being written."""
+
+    def moment(out: Path, seconds: float) -> bool:
+        found = (out / "checkpoints").glob(".writing_step_*")
+        return any(int(path.name.rpartition("_")[2]) >= step for path in found)
+
+    return moment
+
+
+def after_seconds(delay: float) -> Moment:
+    """Returns the moment `delay` seconds after config.yaml was there."""
+    return lambda out, seconds: seconds >= delay
+
+
+def _num_lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
