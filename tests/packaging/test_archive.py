@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -26,9 +26,9 @@ def unpacked(root, run, tmp_path_factory) -> Path:
     if not (root / ".git").exists() or not shutil.which("git"):
         pytest.skip("not a git checkout")
     folder = tmp_path_factory.mktemp("archive")
-    run("git", "archive", "--output", folder / "tree.tar", "HEAD", cwd=root)
-    with tarfile.open(folder / "tree.tar") as archive:
-        archive.extractall(folder / "tree", filter="data")
+    run("git", "archive", "--output", folder / "tree.zip", "HEAD", cwd=root)
+    with zipfile.ZipFile(folder / "tree.zip") as archive:
+        archive.extractall(folder / "tree")
     return folder / "tree"
 
 
