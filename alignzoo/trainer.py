@@ -176,6 +176,7 @@ class Trainer:
             ConfigError: the folder holds a run already, or what is resumed differs.
             RunError: more than `max_skipped` updates in a row could not be used.
         """
+        self.is_stopped = False
         if not resume:
             self.folder.create({**self.config, "steps": steps})
         try:

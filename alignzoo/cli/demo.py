@@ -50,8 +50,8 @@ class DemoOptions(Config):
 
     out: str = Field("demo-out", description="folder to make; holds both runs")
     seed: int = Field(0, ge=0, description="of the data and both runs")
-    sft_steps: int = Field(120, gt=0, description="updates of instruction tuning")
-    ppo_steps: int = Field(30, gt=0, description="updates of PPO")
+    sft_steps: int = Field(240, gt=0, description="updates of instruction tuning")
+    ppo_steps: int = Field(40, gt=0, description="updates of PPO")
     threads: int | None = Field(None, gt=0, description="CPU threads; default torch's own choice")
 
 
@@ -107,7 +107,13 @@ def _run_stages(options: DemoOptions) -> list[tuple[str, ScoredResponses, float 
     print("1/2 instruction tuning: sft on generated instructions")
     Trainer(
         policy=policy,
-        algorithm=make("sft", learning_rate=3e-3, warmup_steps=10),
+        algorithm=make(
+            "sft",
+            learning_rate=4e-3,
+            warmup_steps=10,
+            schedule="cosine",
+            decay_steps=options.sft_steps,
+        ),
         data=make_demonstrations(4000, seed),
         out=out / "sft",
         seed=seed,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignzoo.checkpoint import list_checkpoints
 from alignzoo.cli.arguments import Parser
 from alignzoo.cli.options import Given, OptionSet
 from alignzoo.errors import ConfigError
@@ -123,7 +124,13 @@ def _check_unchanged(saved: Mapping[str, Any], given: Given, now: Mapping[str, A
         ConfigError: naming the option, with both values.
     """
     before = _saved_options(saved)
-    for name in (given.explicit | given.from_file) - {"out", "steps"}:
+    if now["steps"] < before["steps"]:
+        raise ConfigError(
+            f"--steps is {now['steps']}, but the run was started with {before['steps']}; steps may "
+            "only grow"
+        )
+    # Another number of threads is a warning, which the trainer gives.
+    for name in (given.explicit | given.from_file) - {"out", "steps", "threads"}:
         value = _normal(name, now[name])
         if value != before.get(name):
             raise ConfigError(
@@ -268,9 +275,10 @@ def quiet_transformers() -> None:
 
 def _say_where(trainer: Trainer, options: RunOptions) -> None:
     """Tells how to go on with a run that failed or was interrupted."""
-    if sys.exc_info()[0] is not None and trainer.step:
+    saved = list_checkpoints(trainer.folder.checkpoints)
+    if sys.exc_info()[0] is not None and saved:
         print(
-            f"{trainer.step} updates are done; go on with: "
+            f"the run can go on from update {saved[-1].name.removeprefix('step_')}: "
             f"alignzoo train --resume --out {options.out}",
             file=sys.stderr,
         )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignzoo import kernels
+from alignzoo.errors import RunError
 from alignzoo.policy.cache import make_cache
 from alignzoo.policy.language_model import LanguageModel, ShapeLogits
 
@@ -71,15 +72,22 @@ def generate(
     draw_ids = torch.as_tensor(row_ids, device=model.device)
     alive = torch.arange(num_rows, device=model.device)
     for step in range(max_new_tokens):
-        drawn, drawn_log_probs = kernels.sample_tokens(
-            logits,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            offset=step,
-            row_ids=draw_ids[alive],
-        )
+        try:
+            drawn, drawn_log_probs = kernels.sample_tokens(
+                logits,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seed,
+                offset=step,
+                row_ids=draw_ids[alive],
+            )
+        except ValueError as error:
+            raise RunError(
+                "the policy's logits are no longer finite: the model is damaged, or its training "
+                "diverged; lower the learning rate (or max_grad_norm) and go back to an earlier "
+                f"checkpoint ({error})"
+            ) from error
         tokens[alive, step] = drawn
         log_probs[alive, step] = drawn_log_probs.float()
         finished = torch.isin(drawn, ends)
