@@ -17,7 +17,7 @@ MACHINE_PATHS = re.compile(
 DIARY = re.compile(
     r"\b(?:this|that|next|last|earlier|later|previous|another) session\b"
     r"|\bissues? (?:show )?#?\d{1,3}\b|\bworkplace\b|\bCEO\b|\bsub-?agents?\b"
-    r"|\b(?:design|conventions|correctness|anchors|contracts)\.md\b",
+    r"|\bcontracts\.md\b",
     re.IGNORECASE,
 )
 
