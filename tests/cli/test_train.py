@@ -437,7 +437,11 @@ def test_another_algorithm_is_refused(again, capsys):
 
 
 def test_steps_may_only_grow(again, capsys):
-    assert "steps is 1" in fails(capsys, 2, None, "--resume", out="run", steps=1)
+    assert train(None, "--resume", out="run", steps=4) == 0
+    for steps in (1, 3):
+        line = fails(capsys, 2, None, "--resume", out="run", steps=steps)
+        assert f"--steps is {steps}" in line
+        assert "4" in line
 
 
 def test_another_plugin_revision_is_refused_naming_both(again, capsys, monkeypatch):
@@ -490,6 +494,15 @@ def test_a_thread_count_that_is_not_the_runs_is_a_warning(again, caplog):
     with caplog.at_level(logging.WARNING, logger="alignzoo"):
         assert train(None, "--resume", out="run", steps=3) == 0
     assert "threads" in caplog.text
+
+
+def test_other_threads_may_be_asked_for(again, caplog):
+    before = torch.get_num_threads()
+    with caplog.at_level(logging.WARNING, logger="alignzoo"):
+        assert train(None, "--resume", out="run", steps=3, threads=before + 1) == 0
+    (warning,) = [r.getMessage() for r in caplog.records if "threads" in r.getMessage()]
+    assert str(before) in warning
+    assert str(before + 1) in warning
 
 
 def test_config_yaml_suffices_to_run_it_again(again):

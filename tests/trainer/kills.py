@@ -67,7 +67,7 @@ def after_update(step: int, *, delay: float = 0.0) -> Moment:
     seen: list[float] = []
 
     def moment(out: Path, seconds: float) -> bool:
-        if not seen and _num_lines(out / "metrics.jsonl") >= step:
+        if not seen and num_lines(out / "metrics.jsonl") >= step:
             seen.append(seconds)
         return bool(seen) and seconds - seen[0] >= delay
 
@@ -84,12 +84,26 @@ def while_writing_checkpoint(step: int) -> Moment:
     return moment
 
 
-def after_seconds(delay: float) -> Moment:
-    """Returns the moment `delay` seconds after config.yaml was there."""
-    return lambda out, seconds: seconds >= delay
+def while_resuming(out: Path, *, delay: float = 0.0) -> Moment:
+    """Returns the moment `delay` seconds after a resumed run wrote its config.yaml anew."""
+    before = (out / "config.yaml").stat().st_mtime_ns
+    seen: list[float] = []
+
+    def moment(out: Path, seconds: float) -> bool:
+        if not seen and (out / "config.yaml").stat().st_mtime_ns != before:
+            seen.append(seconds)
+        return bool(seen) and seconds - seen[0] >= delay
+
+    return moment
 
 
-def _num_lines(path: Path) -> int:
+def after_seconds(delay: float, *, last: int) -> Moment:
+    """Returns the moment `delay` seconds after config.yaml was there, or at update `last`."""
+    return lambda out, seconds: seconds >= delay or num_lines(out / "metrics.jsonl") >= last
+
+
+def num_lines(path: Path) -> int:
+    """Returns how many whole lines a file has; none where there is no file."""
     try:
         return path.read_bytes().count(b"\n")
     except FileNotFoundError:

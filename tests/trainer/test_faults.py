@@ -292,3 +292,13 @@ def test_a_reward_that_raises_on_the_way_leaves_a_run_to_resume(policy, tmp_path
     assert [line["score_mean"] for line in metrics_of(tmp_path / "run")] == [
         line["score_mean"] for line in whole
     ]
+
+
+@pytest.mark.parametrize("learning_rate", [1e6, 1e9, 1e12])
+@pytest.mark.parametrize("id", ["ppo", "reinforce", "sft"])
+def test_a_policy_that_diverged_says_what_to_do(id, learning_rate, policy, tmp_path):
+    algorithm = az.make(id, learning_rate=learning_rate)
+    trainer = make_trainer(policy, tmp_path / "run", algorithm, max_skipped=3)
+    with pytest.raises(RunError, match="learning rate"):
+        trainer.run(20)
+    assert_finite(trainer)

@@ -153,6 +153,15 @@ def test_an_observer_that_stops_a_run_leaves_one_that_goes_on_alike(runs, policy
     assert_same_outcome(tmp_path / "run", whole)
 
 
+def test_the_same_trainer_may_go_on(runs, policy, tmp_path):
+    whole, _ = runs("ppo")
+    out = tmp_path / "run"
+    trainer = make_ppo(out, policy, **OPTIONS, observers=[lambda step, metrics: step == STOP])
+    assert len(trainer.run(END)) == STOP
+    assert len(trainer.run(END, resume=True)) == END
+    assert_same_outcome(out, whole)
+
+
 def test_what_was_written_after_the_checkpoint_is_cut_back(runs, policy, tmp_path):
     whole, first = runs("ppo")
     out = copy_run(first, tmp_path / "run")
