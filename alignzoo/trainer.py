@@ -282,7 +282,7 @@ class Trainer:
 
     def _line(self, metrics: Metrics) -> dict[str, Any]:
         """Returns one line of metrics.jsonl; what is not finite is null."""
-        values = {k: v if math.isfinite(v) else None for k, v in metrics.result().items()}
+        values = _finite(metrics.result())
         if self.algorithm.needs.source == "rollouts":
             values["unscorable"] = self.num_unscorable
             if self.algorithm.kl_coef:
@@ -301,7 +301,7 @@ class Trainer:
         if not samples and collected is not None:
             samples = collected.samples
         self.folder.append("samples.jsonl", samples)
-        return metrics
+        return _finite(metrics)
 
     def _write_first_samples(self) -> None:
         self.baseline = self._evaluate(0, None)
@@ -376,3 +376,8 @@ class Trainer:
         )
         (self.folder.final / "README.md").write_text(card, encoding="utf-8")
         write_report(self.folder.path)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Returns the metrics with None, which JSON can hold, for what is not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

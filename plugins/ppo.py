@@ -50,6 +50,9 @@ class PPOConfig(az.AlgorithmConfig):
     whiten_advantages: Literal["none", "center", "full"] = Field(
         "center", description="over the batch: nothing, subtract the mean, or also divide"
     )
+    aggregate: Literal["token_mean", "sequence_mean"] = Field(
+        "token_mean", description="every token weighs the same, or every response does"
+    )
     vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
     value_learning_rate: float | None = Field(
         1e-3, gt=0, description="peak learning rate of the value head; none is learning_rate"
@@ -117,6 +120,7 @@ class PPO(az.Algorithm):
 
     def loss(self, batch: RolloutBatch, out: PolicyOutput) -> az.Loss:
         config, mask = self.config, batch.response_mask
+        by_token = config.aggregate == "token_mean"
         policy_loss, stats = kernels.policy_loss(
             out.log_probs,
             batch.old_log_probs,
@@ -124,7 +128,8 @@ class PPO(az.Algorithm):
             mask,
             clip_range=config.clip_range,
             clip_range_high=config.clip_range_high,
-            denominator=batch.num_tokens,
+            aggregate=config.aggregate,
+            denominator=batch.num_tokens if by_token else batch.num_sequences,
         )
         value_loss, _ = kernels.value_loss(
             out.values,
@@ -141,10 +146,11 @@ class PPO(az.Algorithm):
             kl = kernels.kl_penalty(out.log_probs, batch.ref_log_probs, estimator="k2")
             value = value + self.kl_coef * kl[mask].sum() / batch.num_tokens
         count, whole = mask.sum(), batch.num_tokens
+        weighed = (whole, count) if by_token else (batch.num_sequences, len(batch))
         return az.Loss(
             value,
             {
-                "policy_loss": (policy_loss.detach() * whole, count),
+                "policy_loss": (policy_loss.detach() * weighed[0], weighed[1]),
                 "value_loss": (value_loss.detach() * whole, count),
                 "entropy": (entropy.detach(), count),
                 "approx_kl": (stats["approx_kl"] * count, count),
@@ -179,7 +185,7 @@ class PPO(az.Algorithm):
         if config.kl_target is None or "kl" not in metrics:
             return
         error = min(0.2, max(-0.2, metrics["kl"] / config.kl_target - 1.0))
-        self.adaptive_kl_coef *= 1.0 + error * self.num_responses / config.kl_horizon
+        self.adaptive_kl_coef *= 1.0 + error * min(1.0, self.num_responses / config.kl_horizon)
 
     def state_dict(self) -> dict[str, Any]:
         return {"kl_coef": self.adaptive_kl_coef}

@@ -5,7 +5,7 @@
 Williams 1992 (doi:10.1007/BF00992696). The baseline b does not change the expectation where it
 does not depend on the response: `moving` is an average over past updates, `batch` the mean of this
 one. The batch mean holds the response's own return, so the expected gradient is (B-1)/B of the
-exact one. The loss is a token mean; the sum over a batch is that times the number of tokens.
+exact one. `aggregate` says what the sum is divided by; `token_mean` keeps the gradient's direction.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ class ReinforceConfig(az.AlgorithmConfig):
     )
     baseline_decay: float = Field(
         0.9, ge=0, lt=1, description="share of the old value the moving baseline keeps"
+    )
+    aggregate: Literal["token_mean", "sequence_mean"] = Field(
+        "token_mean", description="every token weighs the same, or every response does"
     )
     ent_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
     group_size: int = Field(1, gt=0, description="responses per prompt")
@@ -69,17 +72,22 @@ class Reinforce(az.Algorithm):
 
     def loss(self, batch: RolloutBatch, out: PolicyOutput) -> az.Loss:
         config, mask = self.config, batch.response_mask
-        policy_loss = -(batch.advantages * out.log_probs).sum() / batch.num_tokens
+        surrogate = (batch.advantages * out.log_probs).sum(1)  # [B]
+        if config.aggregate == "token_mean":
+            whole, count = batch.num_tokens, mask.sum()
+        else:
+            surrogate = surrogate / mask.sum(1).clamp(min=1)
+            whole, count = batch.num_sequences, len(batch)
+        policy_loss = -surrogate.sum() / whole
         value = policy_loss - config.ent_coef * out.entropy.sum() / batch.num_tokens
         if config.kl_in == "loss" and config.kl_coef:
             kl = kernels.kl_penalty(out.log_probs, batch.ref_log_probs, estimator="k2")
             value = value + config.kl_coef * kl[mask].sum() / batch.num_tokens
-        count = mask.sum()
         return az.Loss(
             value,
             {
-                "policy_loss": (policy_loss.detach() * batch.num_tokens, count),
-                "entropy": (out.entropy.detach().sum(), count),
+                "policy_loss": (policy_loss.detach() * whole, count),
+                "entropy": (out.entropy.detach().sum(), mask.sum()),
             },
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alignzoo.checkpoint import list_checkpoints
 from alignzoo.cli.arguments import Parser
 from alignzoo.cli.options import Given, OptionSet
-from alignzoo.errors import ConfigError
+from alignzoo.errors import ConfigError, DataError
 from alignzoo.plugin_registry import Entry, Registry, registry, select_plugins, selected_plugins
 from alignzoo.run_folder import RunFolder
 from alignzoo.run_options import RunOptions, TrainerOptions
@@ -54,8 +54,11 @@ def run(arguments: list[str]) -> int:
         lines = trainer.run(
             run_options.steps, resume=saved is not None, allow_changed=namespace.allow_changed
         )
-    finally:
+    except (ConfigError, DataError):
+        raise
+    except BaseException:
         _say_where(trainer, run_options)
+        raise
     _summarise(trainer, lines)
     return 0
 
@@ -276,7 +279,7 @@ def quiet_transformers() -> None:
 def _say_where(trainer: Trainer, options: RunOptions) -> None:
     """Tells how to go on with a run that failed or was interrupted."""
     saved = list_checkpoints(trainer.folder.checkpoints)
-    if sys.exc_info()[0] is not None and saved:
+    if saved:
         print(
             f"the run can go on from update {saved[-1].name.removeprefix('step_')}: "
             f"alignzoo train --resume --out {options.out}",
@@ -291,10 +294,13 @@ def _summarise(trainer: Trainer, lines: list[dict[str, Any]]) -> None:
         if last.get(name) is not None and lines[0].get(name) is not None:
             parts.append(f"{name} {lines[0][name]:.4g} -> {last[name]:.4g}")
     for name, before in trainer.baseline.items():
-        if name in ("eval_score_mean", "eval_loss") and last.get(name) is not None:
-            parts.append(f"{name} {before:.4g} -> {last[name]:.4g}")
+        after = last.get(name)
+        if name in ("eval_score_mean", "eval_loss") and None not in (before, after):
+            parts.append(f"{name} {before:.4g} -> {after:.4g}")
     if last.get("kl") is not None:
         parts.append(f"kl {last['kl']:.4g} nats")
     print(f"{len(lines)} updates: {', '.join(parts)}" if parts else f"{len(lines)} updates")
     print(f"model:  {trainer.folder.final}")
+    if trainer.policy.shape_logits is not None:
+        print("        (plain transformers loads it without the critic that steered it here)")
     print(f"report: {trainer.folder.path / 'report.html'}")
