@@ -33,7 +33,7 @@ export ALIGNZOO_DATA ?= $(abspath ../shared/data)
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow check build compat clean
+.PHONY: demo test test-slow check build compat test-compat clean
 .DEFAULT_GOAL := test
 
 demo: build
@@ -82,13 +82,14 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-# Several gigabytes: wheels of old torch releases bring their CUDA libraries along.
+# Several gigabytes: the wheels of old torch releases bring their CUDA libraries along. The real
+# models were saved by transformers 5, which 4.57 does not read, so the tests do without them.
 compat:
-	$(MAKE) test-compat VENV=.venv-compat CONSTRAINTS=.ci/constraints-oldest.txt
+	$(MAKE) test-compat VENV=.venv-compat CONSTRAINTS=.ci/constraints-oldest.txt ALIGNZOO_DATA=
 
-.PHONY: test-compat
 test-compat: build $(VENV)/.tools
-	$(BIN)/python -c 'import torch, transformers; print(torch.__version__, transformers.__version__)'
+	$(BIN)/python -c 'import torch; print("torch", torch.__version__)'
+	$(BIN)/python -c 'import transformers; print("transformers", transformers.__version__)'
 	HF_HUB_OFFLINE=1 $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 clean:
