@@ -290,13 +290,13 @@ def test_there_must_be_a_run_to_resume(words, said, inputs, capsys):
 
 
 def test_bad_input_is_one_line_in_a_process_of_its_own(inputs):
-    changed = {**inputs, "prompts": "malformed.jsonl"}
-    done = run_alignzoo("train", "ppo", *flags(changed), cwd=Path.cwd())
+    before = listing(Path.cwd())
+    done = run_alignzoo("train", "ppo", *flags({**inputs, "out": "a_run"}), cwd=Path.cwd())
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: malformed.jsonl, line 2: malformed JSON")
-    assert not Path("run").exists()
+    assert line.startswith("error: out 'a_run' already holds a run")
+    assert listing(Path.cwd()) == before
 
 
 TEXT = REWARD_FILE.replace("    return [sum", '    return "a"\n    [sum')
