@@ -121,7 +121,7 @@ LossFunction = Callable[["RolloutBatch", "PolicyOutput"], Loss]
 
 @dataclass
 class Gradient:
-    """A minibatch's gradient, apart from the step that uses it.
+    """A minibatch's gradient, apart from the step that uses it; it can be applied once.
 
     Args:
         tensors: one per trained parameter, in the learner's order; None where unused.

@@ -165,7 +165,7 @@ class Learner:
                 result.value.backward()
         tensors = [p.grad for p in self.parameters]
         self._clear_gradients()
-        norm = torch.nn.utils.get_total_norm([g for g in tensors if g is not None])
+        norm = total_norm([g for g in tensors if g is not None])
         metrics.merge(Metrics({"grad_norm": float(norm)}))
         finite = finite and bool(torch.isfinite(norm))
         return Gradient(tensors, metrics, stop, finite, batch.row_numbers)
@@ -268,6 +268,12 @@ class Learner:
                     yield f"{name}.{key}", parameter.detach()
             for key, buffer in module.named_buffers():
                 yield f"{name}.{key}", buffer
+
+
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """Returns the L2 norm of all tensors together, 0-d, taken in float32 whatever their dtype."""
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors]
+    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
 
 def schedule_factor(config: AlgorithmConfig, step: int) -> float:
