@@ -636,6 +636,23 @@ def test_float32_weights_are_their_own_masters():
     assert all(p is m for p, m in zip(learner.parameters, learner.masters, strict=True))
 
 
+@pytest.mark.parametrize("scale", [1.0, 4e4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_norm_of_half_precision_gradients_is_taken_in_float32(dtype, scale):
+    # Statistics are never rounded to the weights' dtype, and a finite gradient is not skipped
+    # because its norm is beyond float16 (65504).
+    learner, batch = make(policy=small_policy(dtype=dtype))
+
+    def scaled(micro, out):
+        return az.Loss(scale * learner.algorithm.loss(micro, out).value)
+
+    gradient = learner.gradient(batch, scaled)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in gradient.tensors)
+    exact = float(torch.cat([tensor.double().flatten() for tensor in gradient.tensors]).norm())
+    assert gradient.finite
+    assert gradient.metrics.result()["grad_norm"] == pytest.approx(exact, rel=1e-5)
+
+
 # -- going on ----------------------------------------------------------------------------------
 
 

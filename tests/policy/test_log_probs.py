@@ -373,12 +373,22 @@ def tiny_gpt2():
     return GPT2LMHeadModel(config)
 
 
+def tiny_gptj():
+    from transformers import GPTJConfig, GPTJForCausalLM
+
+    config = GPTJConfig(
+        vocab_size=270, n_embd=32, n_layer=2, n_head=2, n_positions=64, rotary_dim=8,
+        eos_token_id=END,
+    )  # fmt: skip
+    return GPTJForCausalLM(config)
+
+
 def wrapped(make):
     torch.manual_seed(0)
     model = make()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 or name == "lm_head.bias":
                 parameter.normal_(0, 0.3)
     return Policy(model, small_policy().tokenizer)
 
@@ -394,10 +404,11 @@ def test_logits_changed_after_the_head_are_found_out_and_scored_as_they_are(make
     assert found.log_probs.requires_grad
 
 
-@pytest.mark.parametrize("make", [tiny_gemma, tiny_cohere, tiny_granite, tiny_gpt2])
+@pytest.mark.parametrize("make", [tiny_gemma, tiny_cohere, tiny_granite, tiny_gpt2, tiny_gptj])
 def test_other_architectures_sample_what_they_train_on(make):
-    # correctness.md #2, with sliding windows, soft caps, scales, learned positions.
+    # correctness.md #2, with sliding windows, soft caps, scales, learned positions, a biased head.
     policy = wrapped(make)
+    assert policy.language_model.has_linear_head == (make in (tiny_gpt2, tiny_gptj))
     batch = sampled_batch(policy, byte_prompts([3, 17, 1, 8]), temperature=0.8)
     out = policy.evaluate(batch, temperature=0.8)
     torch.testing.assert_close(out.log_probs.detach(), batch.sampler_log_probs, atol=1e-4, rtol=0)
