@@ -125,12 +125,7 @@ class RolloutSource:
         self.cursor = Cursor(len(self.prompts), options.seed)
         self.num_sampled = 0
         self.lines: dict[int, dict[str, Any]] = {}
-        group = self.needs.group_size
-        if options.batch_size % group:
-            raise ConfigError(
-                f"batch_size is {options.batch_size} and group_size is {group}; batch_size counts "
-                "responses and must be a multiple of the group size"
-            )
+        check_batch_size(options.batch_size, self.needs.group_size)
 
     def collect(self, step: int) -> Collected:
         """Samples until the batch is full or the refills are used up, then fills its columns."""
@@ -284,6 +279,19 @@ class RolloutSource:
         """Goes back to where `state_dict` stood."""
         self.cursor.position = state["position"]
         self.num_sampled = state["num_sampled"]
+
+
+def check_batch_size(batch_size: int, group_size: int) -> None:
+    """Checks that whole groups fill a batch.
+
+    Raises:
+        ConfigError: they do not; the message names both.
+    """
+    if batch_size % group_size:
+        raise ConfigError(
+            f"batch_size is {batch_size} and group_size is {group_size}; batch_size counts "
+            "responses and must be a multiple of the group size"
+        )
 
 
 class DemonstrationSource:

@@ -162,6 +162,7 @@ def _make_trainer(
     found: Registry, id: str, options: RunOptions, algorithm_options: Mapping[str, Any]
 ) -> Trainer:
     entry = found.find("algorithm", id)
+    from alignzoo.collection import check_batch_size
     from alignzoo.policy import Policy
     from alignzoo.scoring import resolve_rewards
     from alignzoo.trainer import Trainer
@@ -169,7 +170,9 @@ def _make_trainer(
     algorithm = found.build("algorithm", id, algorithm_options)
     source = algorithm.needs.source
     _check_source(id, source, options)
+    check_batch_size(options.batch_size, algorithm.needs.group_size)
     reward = resolve_rewards(options.reward, found) if source == "rollouts" else None
+    rows = _read_rows(options)  # before the policy: a wrong file is told at once
     policy = Policy.from_pretrained(
         options.policy,
         dtype=options.dtype,
@@ -183,15 +186,26 @@ def _make_trainer(
         policy=policy,
         algorithm=algorithm,
         reward=reward,
-        prompts=options.prompts,
-        data=options.data,
-        eval_prompts=options.eval_prompts,
-        eval_data=options.eval_data,
+        **rows,
         out=options.out,
         observers=[found.on_update],
         record=_record(found, entry, options),
         **options.model_dump(include=set(TrainerOptions.model_fields)),
     )
+
+
+def _read_rows(options: RunOptions) -> dict[str, Any]:
+    """Returns the rows of each file that was given, by the name of the trainer's argument."""
+    from alignzoo.data import read_demonstrations, read_prompts
+
+    readers = {
+        "prompts": read_prompts,
+        "data": read_demonstrations,
+        "eval_prompts": read_prompts,
+        "eval_data": read_demonstrations,
+    }
+    given = {name: getattr(options, name) for name in readers}
+    return {name: readers[name](path) for name, path in given.items() if path is not None}
 
 
 def _check_source(id: str, source: str, options: RunOptions) -> None:
