@@ -414,7 +414,9 @@ ALGORITHMS = [
     ("reinforce", {"baseline": "none", "ent_coef": 0.01}),
     ("reinforce", {"baseline": "batch", "kl_in": "loss", "kl_coef": 0.3}),
     ("ppo", {"clip_range": 0.05, "clip_range_vf": 0.1, "ent_coef": 0.01}),
+    ("reinforce", {"aggregate": "sequence_mean", "ent_coef": 0.01}),
     ("ppo", {"kl_in": "loss", "kl_coef": 0.3, "detach_values": False}),
+    ("ppo", {"aggregate": "sequence_mean", "ent_coef": 0.01, "clip_range": 0.05}),
     ("ppo", {"whiten_advantages": "full", "bootstrap_truncated": True, "group_size": 2}),
 ]
 
