@@ -271,8 +271,11 @@ class Learner:
 
 
 def total_norm(tensors: list[Tensor]) -> Tensor:
-    """Returns the L2 norm of all tensors together, 0-d, taken in float32 whatever their dtype."""
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors]
+    """Returns the L2 norm of all tensors together, 0-d, taken in float32 or wider."""
+    norms = [
+        torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
+        for x in tensors
+    ]
     return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
 

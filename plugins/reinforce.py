@@ -5,7 +5,8 @@
 Williams 1992 (doi:10.1007/BF00992696). The baseline b does not change the expectation where it
 does not depend on the response: `moving` is an average over past updates, `batch` the mean of this
 one. The batch mean holds the response's own return: with one score at the end and B responses of
-one length the expected gradient is (B-1)/B of the exact one. `aggregate` says what the sum is divided by; `token_mean` keeps the gradient's direction.
+one length the expected gradient is (B-1)/B of the exact one. `aggregate` says what the sum is
+divided by; `token_mean` keeps the gradient's direction.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class DemoOptions(Config):
 
     out: str = Field("demo-out", description="folder to make; holds both runs")
     seed: int = Field(0, ge=0, description="of the data and both runs")
-    sft_steps: int = Field(240, gt=0, description="updates of instruction tuning")
+    sft_steps: int = Field(400, gt=0, description="updates of instruction tuning")
     ppo_steps: int = Field(40, gt=0, description="updates of PPO")
     threads: int | None = Field(None, gt=0, description="CPU threads; default torch's own choice")
 
@@ -109,7 +109,7 @@ def _run_stages(options: DemoOptions) -> list[tuple[str, ScoredResponses, float 
         policy=policy,
         algorithm=make(
             "sft",
-            learning_rate=4e-3,
+            learning_rate=2.5e-3,
             warmup_steps=10,
             schedule="cosine",
             decay_steps=options.sft_steps,
@@ -117,7 +117,7 @@ def _run_stages(options: DemoOptions) -> list[tuple[str, ScoredResponses, float 
         data=make_demonstrations(4000, seed),
         out=out / "sft",
         seed=seed,
-        batch_size=32,
+        batch_size=16,
         eval_every=options.sft_steps,
         checkpoint_every=options.sft_steps,
     ).run(options.sft_steps)
