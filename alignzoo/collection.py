@@ -163,6 +163,7 @@ class RolloutSource:
             temperature=options.temperature,
             seed=derive_seed(options.seed, "sampling"),
             row_ids=self.num_sampled + np.arange(num_groups * group),
+            values=self.needs.values and not self._recomputes(),
         )
         rows = append_responses(self.learner.buffer, scored, group_size=group, version=step)
         self.num_sampled += len(rows)
@@ -211,15 +212,13 @@ class RolloutSource:
         """Fills log-probs, values and rewards, lets the algorithm prepare, and stores it all."""
         buffer, learner, needs = self.learner.buffer, self.learner, self.needs
         batch = buffer.batch(rows, device=self.policy.device)
+        old_log_probs = batch.sampler_log_probs
         if self._recomputes():
             out = learner.evaluate(batch)
-            old_log_probs, values = out.log_probs, out.values
-        else:
-            old_log_probs = batch.sampler_log_probs
-            values = learner.state_values(batch) if needs.values else None
+            old_log_probs = out.log_probs
+            if needs.values:  # else they came with the sample, from the same states
+                buffer.set("values", out.values, rows)
         buffer.set("old_log_probs", old_log_probs, rows)
-        if values is not None:
-            buffer.set("values", values, rows)
         if needs.bootstrap_values:
             buffer.set("bootstrap_values", learner.bootstrap_values(batch), rows)
         penalty = None

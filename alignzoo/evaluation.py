@@ -51,6 +51,7 @@ def sample_and_score(
     temperature: float,
     seed: int,
     row_ids: NDArray[np.int64] | None = None,
+    values: bool = False,
 ) -> ScoredResponses:
     """Samples `num_samples` responses to each prompt and scores them."""
     generation = policy.generate(
@@ -60,6 +61,7 @@ def sample_and_score(
         temperature=temperature,
         seed=seed,
         row_ids=row_ids,
+        values=values,
     )
     repeated = [prompt for prompt in prompts for _ in range(num_samples)]
     texts = policy.decode(generation.token_ids)
@@ -84,6 +86,7 @@ def append_responses(
         truncated=~ended,
         group_ids=np.arange(num_rows) // group_size,
         scores=scored.scores.total,
+        **({} if generation.values is None else {"values": generation.values}),
     )
     return np.asarray(rows, dtype=np.int64)
 

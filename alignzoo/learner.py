@@ -139,11 +139,6 @@ class Learner:
         ]
         return join(pieces, batch.response_mask.shape[1])
 
-    def state_values(self, batch: RolloutBatch) -> Tensor:
-        """Returns V of the state before each response token, [B, T]."""
-        pieces = [self.policy.state_values(micro) for micro in self.micro_batches(batch)]
-        return join(pieces, batch.response_mask.shape[1])
-
     def bootstrap_values(self, batch: RolloutBatch) -> Tensor:
         """Returns V of the state after each row's last token, [B]."""
         return torch.cat([self.policy.final_values(micro) for micro in self.micro_batches(batch)])

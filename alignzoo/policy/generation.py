@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignzoo import kernels
 from alignzoo.errors import RunError
@@ -32,11 +32,13 @@ class Generation:
         token_ids: R arrays of int64; an end token, where one was drawn, is the last.
         log_probs: R arrays of float32, of the distribution each token was drawn from, in nats.
         stop_reasons: "end" where an end token was drawn, "length" where the limit was reached.
+        values: R arrays of float32, V of the state each token was drawn from; None unless asked.
     """
 
     token_ids: list[NDArray[np.int64]]
     log_probs: list[NDArray[np.float32]]
     stop_reasons: list[StopReason]
+    values: list[NDArray[np.float32]] | None = None
 
 
 @torch.inference_mode()
@@ -53,6 +55,7 @@ def generate(
     row_ids: NDArray[np.int64],
     end_token_ids: Sequence[int],
     shape_logits: ShapeLogits | None = None,
+    value_head: nn.Module | None = None,
 ) -> Generation:
     """Samples `num_samples` responses to each prompt (token ids, at least one each)."""
     distinct = {tuple(int(token) for token in prompt): None for prompt in prompts}
@@ -61,11 +64,13 @@ def generate(
     decoder = _Decoder(model, list(distinct), max_new_tokens, shape_logits)
     rows = torch.tensor(origin, device=model.device).repeat_interleave(num_samples)
     logits = decoder.prefill()[rows]
+    hidden = decoder.hidden[rows]
     decoder.select(rows)
 
     num_rows = len(rows)
     tokens = torch.zeros((num_rows, max_new_tokens), dtype=torch.int64, device=model.device)
     log_probs = torch.zeros((num_rows, max_new_tokens), device=model.device)
+    values = torch.zeros_like(log_probs) if value_head is not None else None
     lengths = torch.full((num_rows,), max_new_tokens, device=model.device)
     ends = torch.tensor(sorted(end_token_ids), dtype=torch.int64, device=model.device)
     ended = torch.zeros(num_rows, dtype=torch.bool, device=model.device)
@@ -88,6 +93,8 @@ def generate(
                 "diverged; lower the learning rate (or max_grad_norm) and go back to an earlier "
                 f"checkpoint ({error})"
             ) from error
+        if value_head is not None and values is not None:
+            values[alive, step] = value_head(hidden.float()).squeeze(-1)
         tokens[alive, step] = drawn
         log_probs[alive, step] = drawn_log_probs.float()
         finished = torch.isin(drawn, ends)
@@ -101,17 +108,19 @@ def generate(
             decoder.select(going)
         if step + 1 < max_new_tokens:
             logits = decoder.step(drawn)
-    return _collect(tokens, log_probs, lengths, ended)
-
-
-def _collect(tokens: Tensor, log_probs: Tensor, lengths: Tensor, ended: Tensor) -> Generation:
+            hidden = decoder.hidden
     counts = lengths.tolist()
-    all_tokens, all_log_probs = tokens.cpu().numpy(), log_probs.cpu().numpy()
     return Generation(
-        token_ids=[row[:n].copy() for row, n in zip(all_tokens, counts, strict=True)],
-        log_probs=[row[:n].copy() for row, n in zip(all_log_probs, counts, strict=True)],
+        token_ids=_cut(tokens, counts),
+        log_probs=_cut(log_probs, counts),
         stop_reasons=["end" if end else "length" for end in ended.tolist()],
+        values=None if values is None else _cut(values, counts),
     )
+
+
+def _cut(padded: Tensor, counts: list[int]) -> list[NDArray[Any]]:
+    """Returns the rows of [R, T], each at its own length."""
+    return [row[:count].copy() for row, count in zip(padded.cpu().numpy(), counts, strict=True)]
 
 
 class _Decoder:
@@ -131,6 +140,7 @@ class _Decoder:
         self.is_ragged = int(self.lengths.min()) < self.width
         self.cache: Any = make_cache(model.model.config, self.width + max_new_tokens)
         self.num_steps = 0
+        self.hidden: Tensor  # [b, D], the state after each row's last token
         padded = np.zeros((len(prompts), self.width), dtype=np.int64)
         for row, prompt in enumerate(prompts):
             padded[row, self.width - len(prompt) :] = prompt  # left-padded: all end together
@@ -168,8 +178,8 @@ class _Decoder:
                 inputs["position_ids"] = positions
         if not model.has_linear_head:
             out = model.model(**inputs, output_hidden_states=True)
-            logits, hidden = out.logits[:, -1], out.hidden_states[-1][:, -1]
+            logits, self.hidden = out.logits[:, -1], out.hidden_states[-1][:, -1]
         else:
-            hidden = model.backbone(**inputs).last_hidden_state[:, -1]
-            logits = model.head(hidden)
-        return logits if self.shape_logits is None else self.shape_logits(logits, hidden)
+            self.hidden = model.backbone(**inputs).last_hidden_state[:, -1]
+            logits = model.head(self.hidden)
+        return logits if self.shape_logits is None else self.shape_logits(logits, self.hidden)

@@ -202,12 +202,6 @@ class Policy:
         return self.value_head
 
     @torch.no_grad()
-    def state_values(self, batch: RolloutBatch) -> Tensor:
-        """Returns V of the state before each response token, [B, T]; no log-prob is computed."""
-        states = _ResponseStates(self.language_model, batch)
-        return states.values(self._require_value_head(), detach=True)
-
-    @torch.no_grad()
     def final_values(self, batch: RolloutBatch) -> Tensor:
         """Returns V of the state after each row's last token, [B]."""
         head = self._require_value_head()
@@ -228,6 +222,7 @@ class Policy:
         top_p: float = 1.0,
         seed: int = 0,
         row_ids: NDArray[np.int64] | None = None,
+        values: bool = False,
     ) -> Generation:
         """Samples `num_samples` responses to each prompt; see `Generation`.
 
@@ -235,13 +230,14 @@ class Policy:
             prompts: R token id sequences of any lengths from 1 up.
             row_ids: the samples' numbers in the run, R * num_samples; a draw depends on the seed
                 and its own number only. Default 0, 1, 2, ...
+            values: also return V of the state each token was drawn from.
         Raises:
             ConfigError: a prompt is empty, or leaves no room in the model's context.
         """
         self._check_prompts(prompts, max_new_tokens)
         num_rows = len(prompts) * num_samples
         if num_rows == 0:
-            return Generation([], [], [])
+            return Generation([], [], [], [] if values else None)
         return generate(
             self.language_model,
             prompts,
@@ -254,6 +250,7 @@ class Policy:
             row_ids=np.arange(num_rows) if row_ids is None else row_ids,
             end_token_ids=self.end_token_ids,
             shape_logits=self.shape_logits,
+            value_head=self._require_value_head() if values else None,
         )
 
     def _check_prompts(self, prompts: Sequence[TokenIds], max_new_tokens: int) -> None:
@@ -311,10 +308,10 @@ class _ResponseStates:
     def __init__(self, model: LanguageModel, batch: RolloutBatch) -> None:
         self.mask = batch.response_mask  # [B, T]
         rows, steps = self.mask.nonzero(as_tuple=True)
-        width = batch.token_ids.shape[1]
-        source = rows * width + batch.prompt_lengths[rows] - 1 + steps  # in [B * L]
+        seen = batch.token_ids[:, :-1]  # the state after the last token predicts nothing
+        source = rows * seen.shape[1] + batch.prompt_lengths[rows] - 1 + steps  # in [B * (L - 1)]
         self.target = rows * self.mask.shape[1] + steps  # in [B * T]
-        states, logits = model.forward(batch.token_ids)
+        states, logits = model.forward(seen)
         self.packed = states.flatten(0, 1).index_select(0, source)  # [N, D]
         self.logits = None if logits is None else logits.flatten(0, 1).index_select(0, source)
 

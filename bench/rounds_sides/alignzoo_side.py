@@ -63,7 +63,7 @@ def main(name: str, model_folder: str, out: str, num_threads: int, extra: dict[s
     stopwatch.wrap(az.Policy, "generate", "generation")
     stopwatch.wrap(az.Policy, "decode", "generation")
     stopwatch.wrap(RewardSum, "score", "scoring")
-    for passes in ("state_values", "bootstrap_values", "reference_log_probs", "evaluate"):
+    for passes in ("bootstrap_values", "reference_log_probs", "evaluate"):
         stopwatch.wrap(Learner, passes, "passes")
 
     workload = WORKLOADS[name]

@@ -218,11 +218,10 @@ def test_changing_future_tokens_changes_neither_value_nor_log_prob():
     outs = []
     for change in (response, [*response[:6], 7, 8, 9, 10]):
         batch = demonstrations([(prompt, change)]).batch()
-        outs.append((policy.evaluate(batch, values=True), policy.state_values(batch)))
-    (one, one_values), (two, two_values) = outs
-    for a, b in ((one.values, two.values), (one_values, two_values)):
-        assert torch.equal(a[0, :7], b[0, :7])  # V(s_6) does not see token 6
-        assert not torch.isclose(a[0, 7:], b[0, 7:]).any()
+        outs.append(policy.evaluate(batch, values=True))
+    one, two = outs
+    assert torch.equal(one.values[0, :7], two.values[0, :7])  # V(s_6) does not see token 6
+    assert not torch.isclose(one.values[0, 7:], two.values[0, 7:]).any()
     assert torch.equal(one.log_probs[0, :6], two.log_probs[0, :6])
     assert torch.equal(one.entropy[0, :7], two.entropy[0, :7])
     assert not torch.isclose(one.log_probs[0, 6:], two.log_probs[0, 6:]).any()
@@ -234,8 +233,8 @@ def test_values_are_read_from_the_state_before_each_token():
     head.weight.data.normal_(generator=torch.Generator().manual_seed(0))
     head.bias.data.fill_(0.5)
     batch = demonstrations(some_rows()).batch()
-    values, after = policy.state_values(batch), policy.final_values(batch)
-    torch.testing.assert_close(policy.evaluate(batch, values=True).values.detach(), values)
+    values = policy.evaluate(batch, values=True).values.detach()
+    after = policy.final_values(batch)
     for row in range(len(batch)):
         start, length = int(batch.prompt_lengths[row]), int(batch.response_lengths[row])
         tokens = batch.token_ids[row, : start + length]
@@ -267,7 +266,6 @@ def test_a_new_value_head_says_exactly_zero(dtype):
     head = policy.add_value_head()
     assert head.weight.dtype == torch.float32
     assert not policy.evaluate(batch, values=True).values.any()
-    assert not policy.state_values(batch).any()
     assert not policy.final_values(batch).any()
 
 

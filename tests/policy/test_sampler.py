@@ -291,3 +291,18 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_both_lengths():
     policy.generate(byte_prompts([61]), max_new_tokens=3)
     with pytest.raises(ConfigError, match=r"prompt 0 has 62 tokens; with 3 new ones .* 64"):
         policy.generate(byte_prompts([62]), max_new_tokens=3)
+
+
+def test_values_come_with_the_sample_from_the_states_it_was_drawn_from():
+    policy = small_policy()
+    head = policy.add_value_head()
+    head.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    prompts = byte_prompts([5, 9, 2])
+    drawn = policy.generate(prompts, max_new_tokens=12, num_samples=2, seed=4, values=True)
+    assert policy.generate(prompts, max_new_tokens=12, num_samples=2, seed=4).values is None
+    for row, (tokens, values) in enumerate(zip(drawn.token_ids, drawn.values, strict=True)):
+        ids = torch.tensor([*prompts[row // 2], *tokens.tolist()])[None]
+        with torch.no_grad():
+            states = policy.model.model(input_ids=ids).last_hidden_state[0]
+            exact = head(states).squeeze(1)[len(prompts[row // 2]) - 1 : -1]
+        torch.testing.assert_close(torch.from_numpy(values), exact, atol=1e-4, rtol=0)
