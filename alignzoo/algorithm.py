@@ -157,10 +157,16 @@ class Learner(Protocol):
     def minibatches(
         self, batch: RolloutBatch, size: int | None, epochs: int
     ) -> Iterator[RolloutBatch]:
-        """Yields shuffled minibatches of about `size` sequences; no group or pair is cut."""
+        """Yields shuffled minibatches of about `size` sequences; no group or pair is cut.
 
-    def evaluate(self, batch: RolloutBatch) -> PolicyOutput:
-        """Returns the policy's output on `batch`, without autograd."""
+        With `size=None` each is the whole batch, in order.
+        """
+
+    def evaluate(self, batch: RolloutBatch, policy: Policy | None = None) -> PolicyOutput:
+        """Returns the output of the policy, or of a snapshot, on `batch`, without autograd."""
+
+    def reference_log_probs(self, batch: RolloutBatch) -> Tensor:
+        """Returns the frozen reference's log-probs of the responses, [B, T]."""
 
     def gradient(self, batch: RolloutBatch, loss: LossFunction) -> Gradient:
         """Returns the gradient of `loss` over the minibatch, micro-batch by micro-batch."""

@@ -139,8 +139,10 @@ class RolloutSource:
                 break
             rows = self._sample(missing // self.needs.group_size, step, collected)
             if collected.fault is not None:
+                self._drop_all_but([])
                 return collected
             kept += self._keep(rows).tolist()
+        self._drop_all_but(kept)
         if may_drop:
             collected.metrics.merge(Metrics({"kept_fraction": (len(kept), len(self.lines))}))
         if not kept:
@@ -150,6 +152,10 @@ class RolloutSource:
         collected.samples = [self.lines[row] for row in kept[:NUM_SAMPLES]]
         collected.batch = self._fill(np.array(kept, dtype=np.int64), collected.metrics)
         return collected
+
+    def _drop_all_but(self, kept: list[int]) -> None:
+        """Lets rows that are not learned from leave the buffer, which has no rewards for them."""
+        self.learner.buffer.drop(sorted(self.lines.keys() - set(kept)))
 
     def _sample(self, num_groups: int, step: int, collected: Collected) -> NDArray[np.int64]:
         """Samples and scores groups, stores them, and returns the rows that have a score."""
@@ -176,7 +182,7 @@ class RolloutSource:
         self, scored: ScoredResponses, rows: NDArray[np.int64], collected: Collected
     ) -> NDArray[np.int64]:
         totals = scored.scores.total
-        unscorable, infinite = np.isnan(totals), np.isinf(totals)
+        unscorable, infinite = np.isnan(totals), np.isinf(totals.astype(np.float32))
         lengths = [len(tokens) for tokens in scored.generation.token_ids]
         collected.num_tokens += sum(lengths)
         collected.num_unscorable += int(unscorable.sum())
@@ -205,7 +211,16 @@ class RolloutSource:
             return rows
         batch = self.learner.buffer.batch(rows, device=self.policy.device)
         kept = self.algorithm.keep(restrict(batch, self.algorithm))
-        return rows if kept is None else rows[kept.cpu().numpy()]
+        if kept is None:
+            return rows
+        kept = torch.as_tensor(kept, dtype=torch.bool)
+        if kept.shape != (len(rows),):
+            raise ConfigError(
+                f"{type(self.algorithm).__name__}.keep returns a mask of shape "
+                f"{tuple(kept.shape)}; expected [B] = {(len(rows),)}"
+            )
+        chosen: NDArray[np.int64] = rows[kept.cpu().numpy()]
+        return chosen
 
     @torch.no_grad()
     def _fill(self, rows: NDArray[np.int64], metrics: Metrics) -> RolloutBatch:
@@ -317,6 +332,12 @@ class DemonstrationSource:
         taken = [self.rows[i] for i in self.cursor.take(self.options.batch_size)]
         numbers = append_demonstrations(buffer, taken, version=step)
         self.places = {int(n): row.where for n, row in zip(numbers, taken, strict=True)}
+        batch = buffer.batch(numbers, device=self.learner.policy.device)
+        needs = self.algorithm.needs
+        if needs.ref_log_probs:
+            buffer.set("ref_log_probs", self.learner.reference_log_probs(batch), numbers)
+        if needs.values:
+            buffer.set("values", self.learner.evaluate(batch).values, numbers)
         batch = buffer.batch(numbers, device=self.learner.policy.device)
         view = restrict(batch, self.algorithm, may_write=True)
         self.algorithm.prepare(view)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from alignzoo.errors import ConfigError, did_you_mean
 
@@ -22,7 +22,7 @@ class AlgorithmConfig(Config):
     learning_rate: float = Field(1e-5, gt=0, description="peak learning rate of the policy")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
     max_grad_norm: float = Field(
-        1.0, gt=0, description="gradients are scaled down to this global L2 norm"
+        1.0, gt=0, description="gradients of each parameter group are scaled down to this L2 norm"
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="how the learning rate falls after warm-up, over decay_steps"
@@ -41,6 +41,14 @@ class AlgorithmConfig(Config):
         description="where the KL penalty acts: each token's reward, the loss, or nowhere "
         "(no reference is kept)",
     )
+
+    @model_validator(mode="after")
+    def _has_an_end_to_fall_to(self) -> AlgorithmConfig:
+        if self.schedule != "constant" and self.decay_steps is None:
+            raise ValueError(
+                f"schedule '{self.schedule}' needs decay_steps, the steps it falls over"
+            )
+        return self
 
 
 class RewardConfig(Config):

@@ -116,7 +116,8 @@ def evaluate_rollouts(
             seed=derive_seed(seed, "evaluation"),
         )
         buffer = RolloutBuffer()
-        batch = buffer.batch(append_responses(buffer, scored, group_size=1, version=0))
+        rows = append_responses(buffer, scored, group_size=1, version=0)
+        batch = buffer.batch(rows, device=learner.policy.device)
         metrics = score_metrics(scored.scores, prefix="eval_")
         metrics["eval_response_length_mean"] = batch.num_tokens / len(batch)
         if learner.policy.has_reference:
@@ -152,7 +153,9 @@ def evaluate_demonstrations(
 ) -> dict[str, float]:
     """Returns `eval_loss`: mean negative log-likelihood per response token, in nats."""
     buffer = RolloutBuffer()
-    batch = buffer.batch(append_demonstrations(buffer, rows, version=0))
+    batch = buffer.batch(
+        append_demonstrations(buffer, rows, version=0), device=learner.policy.device
+    )
     metrics = Metrics()
     for micro in learner.micro_batches(batch):
         log_probs = learner.evaluate(micro).log_probs

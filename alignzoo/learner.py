@@ -57,6 +57,7 @@ class Learner:
         self.extra = algorithm.build(policy)
         self.num_steps = 0
         self.update_number = 0
+        self.num_passes = 0  # over batches, in this update
         self.is_on_policy = True  # no step was taken since the rollout
         self.skipped_rows: list[int] = []  # of this update's steps that were not finite
         self._make_optimizer()
@@ -96,15 +97,21 @@ class Learner:
     def begin_update(self, number: int) -> None:
         """Tells the learner that a new rollout is here; its shuffles depend on this number."""
         self.update_number = number
+        self.num_passes = 0
         self.is_on_policy = True
         self.skipped_rows = []
 
     def minibatches(
         self, batch: RolloutBatch, size: int | None, epochs: int
     ) -> Iterator[RolloutBatch]:
-        """Yields shuffled minibatches of about `size` sequences; no group or pair is cut."""
-        for epoch in range(epochs):
-            shuffle = stream(self.seed, "shuffling", self.update_number, epoch)
+        """Yields shuffled minibatches of about `size` sequences; no group or pair is cut.
+
+        With `size=None` each is the whole batch, in order. Every pass of an update has a shuffle of
+        its own, whichever call makes it.
+        """
+        for _ in range(epochs):
+            shuffle = stream(self.seed, "shuffling", self.update_number, self.num_passes)
+            self.num_passes += 1
             yield from batch.minibatches(size, generator=shuffle)
 
     def micro_batches(self, batch: RolloutBatch) -> Iterator[RolloutBatch]:
@@ -114,9 +121,9 @@ class Learner:
         else:
             yield from batch.micro_batches(max_tokens=MICRO_BATCH_TOKENS)
 
-    def forward(self, batch: RolloutBatch) -> PolicyOutput:
-        """Returns the policy's output on the rows at hand, with what the algorithm needs."""
-        return self.policy.evaluate(
+    def forward(self, batch: RolloutBatch, policy: Policy | None = None) -> PolicyOutput:
+        """Returns a policy's output on the rows at hand, with what the algorithm needs."""
+        return (policy or self.policy).evaluate(
             batch,
             temperature=self.temperature,
             values=self.needs.values,
@@ -126,9 +133,13 @@ class Learner:
         )
 
     @torch.no_grad()
-    def evaluate(self, batch: RolloutBatch) -> PolicyOutput:
-        """Returns the policy's output on `batch`, without autograd, in the same micro-batches."""
-        pieces = [self.forward(micro) for micro in self.micro_batches(batch)]
+    def evaluate(self, batch: RolloutBatch, policy: Policy | None = None) -> PolicyOutput:
+        """Returns a policy's output on `batch`, without autograd, in the same micro-batches.
+
+        Args:
+            policy: what `snapshot` returned; default the policy that is trained.
+        """
+        pieces = [self.forward(micro, policy) for micro in self.micro_batches(batch)]
         return join_outputs(pieces, batch.response_mask.shape[1])
 
     def reference_log_probs(self, batch: RolloutBatch) -> Tensor:
@@ -151,7 +162,7 @@ class Learner:
         for micro in self.micro_batches(batch):
             out = self.forward(micro)
             if self.is_on_policy:
-                metrics.merge(sampler_mismatch(micro, out))
+                metrics.merge(sampler_mismatch(micro, out, self.update_number))
             result = loss(self._restricted(micro), out)
             metrics.merge(Metrics(result.metrics))
             stop = stop or result.stop
@@ -319,11 +330,14 @@ def restrict(batch: RolloutBatch, algorithm: Algorithm, *, may_write: bool = Fal
     )
 
 
-def sampler_mismatch(batch: RolloutBatch, out: PolicyOutput) -> Metrics:
-    """Returns how far the sampler's log-probs are from the training forward's, in nats a token."""
+def sampler_mismatch(batch: RolloutBatch, out: PolicyOutput, version: int) -> Metrics:
+    """Returns how far the sampler's log-probs are from the training forward's, in nats a token.
+
+    Rows of other versions are left out: their gap is the policy's own drift.
+    """
     if "sampler_log_probs" not in batch.columns:
         return Metrics()
-    mask = batch.response_mask
+    mask = batch.response_mask & (batch.policy_version == version)[:, None]
     gap = (out.log_probs.detach() - batch.sampler_log_probs).abs()[mask]
     if gap.numel() == 0:
         return Metrics()

@@ -86,11 +86,14 @@ class Progress:
         """Where the lines go."""
         return sys.stderr if self._stream is None else self._stream
 
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+    def update(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Shows that update `step` is done, with what it measured; older held-out figures stay."""
         self.step = step
         self._times.append((step, self._clock()))
-        self._figures |= {name: metrics[name] for name, _ in FIGURES if name in metrics}
+        for name, _ in FIGURES:
+            value = metrics.get(name)
+            if value is not None:
+                self._figures[name] = value
         if self._bar is not None:
             self._bar.show(step, self.figures())
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import logging
 import platform
 from collections.abc import Mapping
@@ -9,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from alignzoo.errors import ConfigError
+from alignzoo.reward import FunctionReward
+from alignzoo.scoring import WeightedReward
 
 if TYPE_CHECKING:
     from alignzoo.trainer import Trainer
@@ -26,7 +30,7 @@ def describe_run(trainer: Trainer, record: Mapping[str, Any]) -> dict[str, Any]:
 
     algorithm = trainer.algorithm
     kind = type(algorithm)
-    described = {
+    described: dict[str, Any] = {
         "algorithm": {
             "class": f"{kind.__module__}:{kind.__qualname__}",
             "options": algorithm.config.model_dump(mode="json"),
@@ -37,6 +41,9 @@ def describe_run(trainer: Trainer, record: Mapping[str, Any]) -> dict[str, Any]:
             "train_rows": len(trainer.dataset.train),
             "held_out_rows": len(trainer.dataset.held_out),
         },
+        "rewards": [_describe_reward(term) for term in trainer.reward.terms]
+        if trainer.reward is not None
+        else [],
         "policy": {"fingerprint": trainer.policy.fingerprint()},
         "environment": {
             "versions": {name: _version(name) for name in LIBRARIES},
@@ -49,6 +56,23 @@ def describe_run(trainer: Trainer, record: Mapping[str, Any]) -> dict[str, Any]:
         both_maps = isinstance(value, Mapping) and isinstance(described.get(name), dict)
         described[name] = {**described[name], **value} if both_maps else value
     return described
+
+
+def _describe_reward(term: WeightedReward) -> dict[str, Any]:
+    """Returns a reward's name, weight, class and options; a function is known by its source."""
+    kind = type(term.reward)
+    described = {
+        "name": term.name,
+        "weight": term.weight,
+        "class": f"{kind.__module__}:{kind.__qualname__}",
+    }
+    if isinstance(term.reward, FunctionReward):
+        try:
+            source = inspect.getsource(term.reward.function)
+        except (OSError, TypeError):  # typed into an interpreter, or compiled
+            source = repr(term.reward.name)
+        return {**described, "sha256": hashlib.sha256(source.encode()).hexdigest()}
+    return {**described, "options": term.reward.config.model_dump(mode="json")}
 
 
 def _version(name: str) -> str | None:
@@ -64,7 +88,7 @@ def _cpu() -> str:
     return f"{platform.machine()}, {_core.build_info()['isa']}"
 
 
-def find_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+def check_unchanged(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Checks that a resumed run is the run that was stopped.
 
     Another torch build, CPU type or thread count is a warning, since results then differ by

@@ -24,9 +24,10 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.checkpoints = self.path / "checkpoints"
         self.final = self.path / "final"
+        self._was_made = False
 
     @property
     def holds_run(self) -> bool:
@@ -54,20 +55,27 @@ class RunFolder:
         """Makes the folder and writes config.yaml; raises as `check_free` does."""
         self.check_free()
         try:
+            self._was_made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             self.write_config(config)
         except OSError as error:
             raise ConfigError(f"out '{self.path}' cannot be written: {error.strerror}") from error
 
     def remove(self) -> None:
-        """Removes the run; for one that failed before its first update."""
-        shutil.rmtree(self.path)
+        """Removes the run, and its folder if it was made here; for a run that never began."""
+        for path in self.path.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self._was_made:
+            self.path.rmdir()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Replaces config.yaml atomically."""
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         aside = self.path / ".config.yaml"
-        aside.write_text(text, encoding="utf-8")
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         aside.replace(self.path / "config.yaml")
 
     def read_config(self) -> dict[str, Any]:

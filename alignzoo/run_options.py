@@ -66,4 +66,6 @@ class RunOptions(TrainerOptions):
     )
     lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank; 0 trains all")
     lora_alpha: float | None = Field(None, gt=0, description="LoRA scale; default 2 * lora_rank")
-    lora_targets: str = Field("all-linear", description="module names, or all-linear")
+    lora_targets: str = Field(
+        "all-linear", description="module names with commas between, or all-linear"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,19 +12,25 @@ from typing import Any, Literal
 from alignzoo.algorithm import Algorithm, Metrics
 from alignzoo.checkpoint import Checkpoint, read_latest_checkpoint, write_checkpoint
 from alignzoo.collection import Collected, DemonstrationSource, RolloutSource, Source
+from alignzoo.config import build_config
 from alignzoo.errors import ConfigError, RunError
 from alignzoo.learner import Learner, restrict
 from alignzoo.model_card import model_card
 from alignzoo.policy import Policy
 from alignzoo.progress import Progress
-from alignzoo.random_streams import global_state, seed_globals, set_global_state
+from alignzoo.random_streams import (
+    global_state,
+    preserved_globals,
+    seed_globals,
+    set_global_state,
+)
 from alignzoo.report import write_report
 from alignzoo.rollout import RolloutBuffer
-from alignzoo.run_config import describe_run, find_differences
+from alignzoo.run_config import check_unchanged, describe_run
 from alignzoo.run_folder import RunFolder
 from alignzoo.run_options import TrainerOptions
 from alignzoo.scoring import RewardSum
-from alignzoo.training_data import Dataset, load_demonstrations, load_prompts
+from alignzoo.training_data import Dataset, check_source, load_demonstrations, load_prompts
 
 Observer = Callable[[int, Mapping[str, Any]], bool | None]
 
@@ -79,45 +86,45 @@ class Trainer:
 
         The other options are those of `alignzoo.run_options.TrainerOptions`.
         """
-        self.options = TrainerOptions(
-            seed=seed,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            eval_every=eval_every,
-            eval_fraction=eval_fraction,
-            max_eval_rows=max_eval_rows,
-            max_length=max_length,
-            old_log_probs=old_log_probs,
-            micro_batch_size=micro_batch_size,
-            max_refills=max_refills,
-            max_skipped=max_skipped,
-            checkpoint_every=checkpoint_every,
-            keep_checkpoints=keep_checkpoints,
-        )
+        options = {
+            "seed": seed,
+            "batch_size": batch_size,
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "eval_every": eval_every,
+            "eval_fraction": eval_fraction,
+            "max_eval_rows": max_eval_rows,
+            "max_length": max_length,
+            "old_log_probs": old_log_probs,
+            "micro_batch_size": micro_batch_size,
+            "max_refills": max_refills,
+            "max_skipped": max_skipped,
+            "checkpoint_every": checkpoint_every,
+            "keep_checkpoints": keep_checkpoints,
+        }
+        self.options = build_config(TrainerOptions, options, "Trainer")
         self.policy = (
             policy if isinstance(policy, Policy) else Policy.from_pretrained(policy, seed=seed)
         )
         self.algorithm = algorithm
         self.observers = list(observers)
         self.folder = RunFolder(out)
-        needs = algorithm.needs
-        if needs.source == "rollouts":
-            self.reward = self._require_reward(reward)
-            self.dataset: Dataset[Any] = load_prompts(
+        check_source(algorithm)
+        self.reward: RewardSum | None = None
+        self.dataset: Dataset[Any]
+        if algorithm.needs.source == "rollouts":
+            self.reward = RewardSum.of(self._require(reward, "a reward"))
+            self.dataset = load_prompts(
                 self.policy, self._require(prompts, "prompts"), eval_prompts, self.options
             )
-        elif needs.source == "demonstrations":
+        else:
             self.dataset = load_demonstrations(
                 self.policy, self._require(data, "data"), eval_data, self.options
             )
-        else:
-            raise ConfigError(
-                f"{type(algorithm).__name__} learns from {needs.source}, which this trainer does "
-                "not read; expected an algorithm that needs rollouts or demonstrations"
-            )
         self.config = describe_run(self, record or {})
-        self._prepare_learning()
+        with preserved_globals():
+            seed_globals(seed)
+            self._prepare_learning()
 
     def _require(self, value: Any, name: str) -> Any:
         if value is None:
@@ -127,20 +134,21 @@ class Trainer:
             )
         return value
 
-    def _require_reward(self, reward: Any) -> RewardSum:
-        return RewardSum.of(self._require(reward, "a reward"))
-
     def _prepare_learning(self) -> None:
         needs, options = self.algorithm.needs, self.options
-        seed_globals(options.seed)
-        if needs.values:
-            self.policy.add_value_head()
         samples = needs.source == "rollouts"
-        if needs.ref_log_probs or (samples and self.algorithm.config.kl_in != "none"):
-            self.policy.keep_reference()
-        if type(self.algorithm).shape_logits is not Algorithm.shape_logits:
-            self.policy.shape_logits = self.algorithm.shape_logits
-        self.buffer = RolloutBuffer(needs.columns, keep_versions=1 + needs.replay)
+        config = self.algorithm.config
+        if config.kl_in == "loss" and config.kl_coef and not needs.ref_log_probs:
+            raise ConfigError(
+                f"{self._name} has no KL penalty in its loss; expected kl_in to be reward or none"
+            )
+        steers = type(self.algorithm).shape_logits is not Algorithm.shape_logits
+        self.policy.equip(
+            value_head=needs.values,
+            reference=needs.ref_log_probs or (samples and config.kl_in != "none"),
+            shape_logits=self.algorithm.shape_logits if steers else None,
+        )
+        self.buffer = self._make_buffer()
         self.learner = Learner(
             self.policy,
             self.algorithm,
@@ -149,7 +157,8 @@ class Trainer:
             micro_batch_size=options.micro_batch_size,
             seed=options.seed,
         )
-        self.source: Source = self._make_source(samples)
+        self.source: Source = self._make_source()
+        check_state(self.algorithm)
         self.step = 0
         self.num_tokens = 0
         self.num_unscorable = 0
@@ -157,8 +166,12 @@ class Trainer:
         self.num_skipped_in_a_row = 0
         self.is_stopped = False
 
-    def _make_source(self, samples: bool) -> Source:
-        if samples:
+    def _make_buffer(self) -> RolloutBuffer:
+        needs = self.algorithm.needs
+        return RolloutBuffer(needs.columns, keep_versions=1 + needs.replay)
+
+    def _make_source(self) -> Source:
+        if self.reward is not None:
             return RolloutSource(
                 self.learner, self.algorithm, self.reward, self.dataset, self.options
             )
@@ -177,6 +190,7 @@ class Trainer:
             RunError: more than `max_skipped` updates in a row could not be used.
         """
         self.is_stopped = False
+        seed_globals(self.options.seed)
         if not resume:
             self.folder.create({**self.config, "steps": steps})
         try:
@@ -201,10 +215,11 @@ class Trainer:
         if self.step >= steps:
             return
         with Progress(steps, self.step, self._name) as progress:
-            for note in self.dataset.notes:
-                progress.note(note)
+            notes = list(self.dataset.notes)
             while self.step < steps and not self.is_stopped:
                 progress.update(self.step + 1, self._update(steps))
+                while notes:  # not before something was done: bad input is one line, the error
+                    progress.note(notes.pop(0))
             if self.is_stopped:
                 progress.note(f"an observer ended the run after update {self.step}")
 
@@ -238,9 +253,10 @@ class Trainer:
                 }
             ],
         )
-        self.algorithm.after_update(step, {k: v for k, v in line.items() if v is not None})
+        known = {name: value for name, value in line.items() if value is not None}
+        self.algorithm.after_update(step, known)
         for observer in self.observers:
-            self.is_stopped = observer(step, line) is True or self.is_stopped
+            self.is_stopped = observer(step, known) is True or self.is_stopped
         self._fail_if_stuck()
         if step % self.options.checkpoint_every == 0 or step == steps or self.is_stopped:
             self._write_checkpoint()
@@ -336,8 +352,13 @@ class Trainer:
     def _resume(self, steps: int, allow_changed: bool) -> None:
         saved = self.folder.read_config()
         if not allow_changed:
-            find_differences(saved, self.config)
+            check_unchanged(saved, self.config)
         checkpoint = read_latest_checkpoint(self.folder.checkpoints)
+        if checkpoint is None and self.step:
+            raise ConfigError(
+                f"this trainer has made {self.step} updates and the folder has no checkpoint to go "
+                "back to; make a new Trainer and resume with that"
+            )
         if checkpoint is not None and checkpoint.step > steps:
             raise ConfigError(
                 f"steps is {steps}, but the run has made {checkpoint.step}; steps may only grow"
@@ -355,9 +376,11 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
         self.learner.load_state(checkpoint.tensors, state["optimizer_steps"])
-        if self.algorithm.needs.replay:
-            self.buffer = RolloutBuffer.load(checkpoint.folder / "buffer")
-            self.learner.set_buffer(self.buffer)
+        has_replay = bool(self.algorithm.needs.replay)
+        self.buffer = (
+            RolloutBuffer.load(checkpoint.folder / "buffer") if has_replay else self._make_buffer()
+        )
+        self.learner.set_buffer(self.buffer)
         self.source.load_state_dict(state["source"])
         self.algorithm.load_state_dict(state["algorithm"])
         for name in ("num_tokens", "num_unscorable", "num_skipped", "num_skipped_in_a_row"):
@@ -381,3 +404,18 @@ class Trainer:
 def _finite(metrics: Mapping[str, float]) -> dict[str, Any]:
     """Returns the metrics with None, which JSON can hold, for what is not finite."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def check_state(algorithm: Algorithm) -> None:
+    """Checks now what the first checkpoint would trip over.
+
+    Raises:
+        ConfigError: the algorithm's `state_dict` is not JSON-able.
+    """
+    try:
+        json.dumps(algorithm.state_dict())
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{type(algorithm).__name__}.state_dict returns what JSON cannot hold ({error}); keep "
+            "tensors in the module that `build` returns"
+        ) from error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from alignzoo.algorithm import Algorithm
 from alignzoo.data import (
     EncodedDemonstration,
     EncodedPrompt,
@@ -19,6 +20,7 @@ from alignzoo.data import (
     read_prompts,
 )
 from alignzoo.data.schemas import Demonstration
+from alignzoo.errors import ConfigError
 from alignzoo.policy import Policy
 from alignzoo.run_options import TrainerOptions
 
@@ -36,6 +38,20 @@ class Dataset(Generic[EncodedT]):
     held_out: Sequence[EncodedT]
     fingerprint: str
     notes: list[str] = field(default_factory=list)
+
+
+def check_source(algorithm: Algorithm) -> None:
+    """Checks that the trainer reads what the algorithm learns from.
+
+    Raises:
+        ConfigError: it does not; the message names the source.
+    """
+    source = algorithm.needs.source
+    if source not in ("rollouts", "demonstrations"):
+        raise ConfigError(
+            f"{type(algorithm).__name__} learns from {source}, which this trainer does not read; "
+            "expected an algorithm that needs rollouts or demonstrations"
+        )
 
 
 def load_prompts(
@@ -96,10 +112,11 @@ def _make_dataset(
     held_out = given if given is not None else []
     if given is None:
         train, held_out = split_by_prompt(rows, options.eval_fraction)
-        if held_out:
-            notes.append(
-                f"{len(held_out)} of {len(rows)} rows are held out for evaluation (eval_fraction)"
-            )
+        notes.append(
+            f"{len(held_out)} of {len(rows)} rows are held out for evaluation (eval_fraction)"
+            if held_out
+            else "nothing is held out, so nothing measures this run but its own rows"
+        )
     encoded = encode(train, notes)
     kept = spread_evenly(held_out, options.max_eval_rows)
     fingerprint = dataset_fingerprint([*rows, *(given or [])])
@@ -109,13 +126,14 @@ def _make_dataset(
 def split_by_prompt(rows: Sequence[RowT], fraction: float) -> tuple[list[RowT], list[RowT]]:
     """Returns rows to train on and rows held out, so that no prompt is in both.
 
-    A prompt's side depends on its own text alone, so it stays the same when rows are added. Files
-    of fewer than 20 distinct prompts are not split.
+    A prompt's side depends on its own text alone, so it stays the same when rows are added; only
+    where chance would hold out none, the prompt of the smallest hash is. Files of fewer than 20
+    distinct prompts are not split.
     """
     keys = [hashlib.sha256(repr(row.prompt).encode()).digest() for row in rows]
     if len(set(keys)) < MIN_ROWS_TO_SPLIT or fraction == 0:
         return list(rows), []
-    limit = int(fraction * 2**64)
+    limit = max(int(fraction * 2**64), 1 + min(int.from_bytes(key[:8], "big") for key in keys))
     is_held_out = [int.from_bytes(key[:8], "big") < limit for key in keys]
     held_out = [row for row, held in zip(rows, is_held_out, strict=True) if held]
     train = [row for row, held in zip(rows, is_held_out, strict=True) if not held]

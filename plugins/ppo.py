@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 import alignzoo as az
 from alignzoo import kernels
@@ -66,6 +66,12 @@ class PPOConfig(az.AlgorithmConfig):
         False, description="responses cut by the limit go on in V instead of ending"
     )
     group_size: int = Field(1, gt=0, description="responses per prompt")
+
+    @model_validator(mode="after")
+    def _has_a_penalty_to_steer(self) -> PPOConfig:
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_target steers kl_coef, which must start above 0")
+        return self
 
 
 class PPO(az.Algorithm):

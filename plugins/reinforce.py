@@ -60,7 +60,11 @@ class Reinforce(az.Algorithm):
         mask = batch.response_mask
         returns = kernels.discounted_returns(batch.rewards, gamma=self.config.gamma, mask=mask)
         mean = float(returns.sum() / mask.sum())
-        baseline = {"none": 0.0, "batch": mean, "moving": self._moving(mean)}[self.config.baseline]
+        baseline = 0.0
+        if self.config.baseline == "batch":
+            baseline = mean
+        elif self.config.baseline == "moving":
+            baseline = self._moving(mean)
         batch.returns = returns
         batch.advantages = returns - baseline
 

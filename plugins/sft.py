@@ -22,6 +22,7 @@ class SFTConfig(az.AlgorithmConfig):
     """Options of `sft`."""
 
     learning_rate: float = Field(2e-5, gt=0, description="peak learning rate of the policy")
+    kl_coef: float = Field(0.0, ge=0, le=0, description="demonstrations have no KL penalty")
     kl_in: Literal["none"] = Field("none", description="demonstrations have no KL penalty")
     aggregate: Literal["token_mean", "sequence_mean"] = Field(
         "token_mean",

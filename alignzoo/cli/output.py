@@ -73,10 +73,12 @@ def replace_lines(path: str, rows: Sequence[dict[str, Any]]) -> None:
     target = Path(path)
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        # Half a surrogate pair, which is no text, is written as JSON's own escape.
+        with aside.open("w", encoding="utf-8", errors="backslashreplace") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
         aside.replace(target)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise ConfigError(f"--out '{path}' cannot be written: {error.strerror}.") from None
+    finally:
+        aside.unlink(missing_ok=True)

@@ -166,10 +166,12 @@ def _make_trainer(
     from alignzoo.policy import Policy
     from alignzoo.scoring import resolve_rewards
     from alignzoo.trainer import Trainer
+    from alignzoo.training_data import check_source
 
     algorithm = found.build("algorithm", id, algorithm_options)
     source = algorithm.needs.source
-    _check_source(id, source, options)
+    check_source(algorithm)
+    _check_files(id, source, options)
     check_batch_size(options.batch_size, algorithm.needs.group_size)
     reward = resolve_rewards(options.reward, found) if source == "rollouts" else None
     rows = _read_rows(options)  # before the policy: a wrong file is told at once
@@ -208,7 +210,7 @@ def _read_rows(options: RunOptions) -> dict[str, Any]:
     return {name: readers[name](path) for name, path in given.items() if path is not None}
 
 
-def _check_source(id: str, source: str, options: RunOptions) -> None:
+def _check_files(id: str, source: str, options: RunOptions) -> None:
     """Says which of --prompts, --reward and --data the algorithm lacks or cannot use."""
     samples = source == "rollouts"
     for name, wanted in {

@@ -8,10 +8,18 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from alignzoo.errors import ConfigError
+
 
 def make_cache(config: Any, capacity: int) -> DynamicCache:
     """Returns a cache for `capacity` tokens a row; sliding windows stay as they are."""
     cache = DynamicCache(config=config)
+    for layer in cache.layers:
+        if not hasattr(layer, "batch_select_indices"):
+            raise ConfigError(
+                f"a model of type '{config.model_type}' keeps a state that alignzoo's sampler "
+                "cannot take rows from; expected one whose layers all have a key-value cache"
+            )
     cache.layers = [
         _ReservedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]

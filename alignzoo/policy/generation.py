@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alignzoo import kernels
-from alignzoo.errors import RunError
+from alignzoo.errors import ConfigError, RunError
 from alignzoo.policy.cache import make_cache
 from alignzoo.policy.language_model import LanguageModel, ShapeLogits
 
@@ -65,7 +65,8 @@ def generate(
     rows = torch.tensor(origin, device=model.device).repeat_interleave(num_samples)
     logits = decoder.prefill()[rows]
     hidden = decoder.hidden[rows]
-    decoder.select(rows)
+    if rows.tolist() != list(range(len(distinct))):
+        decoder.select(rows)
 
     num_rows = len(rows)
     tokens = torch.zeros((num_rows, max_new_tokens), dtype=torch.int64, device=model.device)
@@ -88,6 +89,8 @@ def generate(
                 row_ids=draw_ids[alive],
             )
         except ValueError as error:
+            if not logits.isnan().any() and not logits.isposinf().any():
+                raise ConfigError(f"generate: {error}") from error
             raise RunError(
                 "the policy's logits are no longer finite: the model is damaged, or its training "
                 "diverged; lower the learning rate (or max_grad_norm) and go back to an earlier "
@@ -177,7 +180,7 @@ class _Decoder:
             if model.accepts_position_ids:
                 inputs["position_ids"] = positions
         if not model.has_linear_head:
-            out = model.model(**inputs, output_hidden_states=True)
+            out = model.model(**inputs, **model.last_logits_only, output_hidden_states=True)
             logits, self.hidden = out.logits[:, -1], out.hidden_states[-1][:, -1]
         else:
             self.hidden = model.backbone(**inputs).last_hidden_state[:, -1]

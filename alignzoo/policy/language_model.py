@@ -40,6 +40,8 @@ class LanguageModel:
         self.accepts_position_ids = (
             "position_ids" in inspect.signature(self.backbone.forward).parameters
         )
+        can_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.last_logits_only = {"logits_to_keep": 1} if can_keep else {}
         self.has_linear_head = self._probe_head()
         if not self.has_linear_head:
             logger.info(
@@ -60,6 +62,8 @@ class LanguageModel:
     @property
     def width(self) -> int:
         """D, the size of a hidden state."""
+        if isinstance(self.head, nn.Linear):
+            return self.head.in_features
         width: int = self.model.config.get_text_config().hidden_size
         return width
 

@@ -25,8 +25,10 @@ def load_model(source: str, *, dtype: str, seed: int) -> tuple[Any, Any]:
         model, tokenizer = make_model(seed)
         model.to(DTYPES[dtype])
         return model, tokenizer
+    if source.startswith("~"):
+        source = str(Path(source).expanduser())
     folder = Path(source)
-    if folder.exists() or source.startswith(("/", ".", "~")) or source.count("/") > 1:
+    if folder.exists() or source.startswith(("/", ".")) or source.count("/") > 1:
         _check_folder(folder)
     if (folder / "adapter_config.json").exists():
         return _load_with_adapter(source, DTYPES[dtype])
@@ -81,6 +83,8 @@ def add_adapter(
 ) -> Any:
     """Puts LoRA adapters into `model`, in place, and returns the PeftModel that holds them."""
     peft = _peft()
+    if isinstance(targets, str) and targets != "all-linear":
+        targets = [name.strip() for name in targets.split(",")]
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
@@ -90,7 +94,10 @@ def add_adapter(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return peft.get_peft_model(model, config)
+        try:
+            return peft.get_peft_model(model, config)
+        except ValueError as error:
+            raise ConfigError(f"lora_targets is {targets!r}: {error}") from error
 
 
 def _peft() -> Any:

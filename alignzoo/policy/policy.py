@@ -54,6 +54,7 @@ class Policy:
         self.value_head: nn.Linear | None = None
         self.shape_logits: ShapeLogits | None = None
         self._reference: LanguageModel | None = None
+        self._has_reference = False
 
     @classmethod
     def from_pretrained(
@@ -144,29 +145,51 @@ class Policy:
         self.value_head = head
         return head
 
+    def equip(self, *, value_head: bool, reference: bool, shape_logits: ShapeLogits | None) -> None:
+        """Gives the policy what one training needs; what an earlier one left is taken away.
+
+        Args:
+            value_head: a new one, that says 0.
+            reference: the policy as it is now, frozen.
+            shape_logits: applied to the logits wherever they are used.
+        """
+        self.value_head = None
+        self._reference = None
+        self._has_reference = False
+        self.shape_logits = shape_logits
+        if value_head:
+            self.add_value_head()
+        if reference:
+            self.keep_reference()
+
     def keep_reference(self) -> None:
         """Freezes the policy as it is now as the reference of `reference_log_probs`.
 
-        Under LoRA the reference is the model below the adapters, which is the policy as loaded: a
-        folder that holds adapters is merged when it is loaded. Elsewhere it is a copy.
+        LoRA adapters that change nothing yet need no copy: the reference is the model below them.
         """
-        if self.adapter is None:
+        self._has_reference = True
+        if self.adapter is None or self._adapter_acts():
             self._reference = LanguageModel(copy.deepcopy(self.model).requires_grad_(False))
+
+    def _adapter_acts(self) -> bool:
+        """Whether some LoRA adapter has left its starting point, where its product is 0."""
+        named = self.model.named_parameters()
+        return any(bool(p.any()) for name, p in named if "lora_B" in name)
 
     @property
     def has_reference(self) -> bool:
         """Whether `reference_log_probs` can be asked for."""
-        return self.adapter is not None or self._reference is not None
+        return self._has_reference
 
     @contextmanager
     def _reference_model(self) -> Iterator[LanguageModel]:
-        if self.adapter is not None:
-            with self.adapter.disable_adapter():
-                yield self.language_model
-        elif self._reference is not None:
+        if not self._has_reference:
+            raise ConfigError("the policy keeps no reference; call keep_reference() first")
+        if self._reference is not None:
             yield self._reference
         else:
-            raise ConfigError("the policy keeps no reference; call keep_reference() first")
+            with self.adapter.disable_adapter():
+                yield self.language_model
 
     @torch.no_grad()
     def reference_log_probs(self, batch: RolloutBatch, *, temperature: float = 1.0) -> Tensor:
@@ -286,7 +309,9 @@ class Policy:
         digest = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:
