@@ -182,7 +182,8 @@ class RolloutSource:
         self, scored: ScoredResponses, rows: NDArray[np.int64], collected: Collected
     ) -> NDArray[np.int64]:
         totals = scored.scores.total
-        unscorable, infinite = np.isnan(totals), np.isinf(totals.astype(np.float32))
+        unscorable = np.isnan(totals)
+        infinite = np.abs(totals) > np.finfo(np.float32).max  # rewards are float32
         lengths = [len(tokens) for tokens in scored.generation.token_ids]
         collected.num_tokens += sum(lengths)
         collected.num_unscorable += int(unscorable.sum())
