@@ -22,7 +22,7 @@ KEYWORDS = {
 WHO = ("dog", "cat", "girl", "boy", "bird", "bear", "frog", "mouse", "king", "fish")
 KIND = ("little", "big", "happy", "brave", "kind")
 START = ("Once upon a time, there was a", "One day, a", "There once was a", "In a town lived a")
-CHINESE_REWARD = {"include": ["电影", "喜欢"], "max_words": 40, "unit": "characters"}
+CHINESE = {"include": ["知道", "我"], "min_words": 4, "max_words": 24, "unit": "characters"}
 
 
 def stories(data_dir):
@@ -173,7 +173,7 @@ def test_prompts_it_was_not_trained_on_are_answered_as_well(data_dir, tmp_path):
 
 @pytest.mark.slow
 def test_chinese_keywords_are_learned_by_a_model_from_scratch(data_dir, tmp_path):
-    """`tiny` learns dialogues by `sft`, then to speak of films it likes by `ppo`."""
+    """`tiny` learns dialogues by `sft`, then to say what it knows by `ppo`."""
     dialogues = first_lines(data_dir / "kdconv_zh_dialogues.jsonl", 300)
     pairs = [
         {"prompt": a["content"], "completion": b["content"]}
@@ -183,15 +183,15 @@ def test_chinese_keywords_are_learned_by_a_model_from_scratch(data_dir, tmp_path
     ]
     tuned = tmp_path / "sft"
     write_lines(tmp_path / "pairs.jsonl", pairs)
-    options = {"policy": "tiny", "out": tuned, "steps": 150, "batch_size": 32}
-    sft = {"data": tmp_path / "pairs.jsonl", "learning_rate": 3e-3, "eval_every": 150}
+    options = {"policy": "tiny", "out": tuned, "steps": 300, "batch_size": 32}
+    sft = {"data": tmp_path / "pairs.jsonl", "learning_rate": 3e-3, "eval_every": 300}
     assert train("sft", **options, **sft) == 0
     write_lines(tmp_path / "asked.jsonl", [pair["prompt"] for pair in pairs[:200]])
     rises = []
     for seed in range(3):
         out = tmp_path / f"ppo{seed}"
         given = {"policy": tuned / "final", "prompts": tmp_path / "asked.jsonl", "seed": seed}
-        reward = "keywords:" + json.dumps(CHINESE_REWARD, ensure_ascii=False)
+        reward = "keywords:" + json.dumps(CHINESE, ensure_ascii=False)
         sizes = {"steps": 40, "batch_size": 48, "max_new_tokens": 72, "eval_every": 40}
         assert train("ppo", out=out, reward=reward, learning_rate=1e-3, **given, **sizes) == 0
         lines = metrics_of(out)
