@@ -154,3 +154,19 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_test_that_the_correctness_page_names_exists() -> None:
+    page = (ROOT / "docs" / "correctness.md").read_text()
+    files = {path: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    for name in re.findall(r"`(test_\w+)`", page):
+        assert any(f"def {name}(" in text for text in files.values()), name
+    for name in re.findall(r"`(tests/\S+\.py)`", page):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_line_that_a_test_cites_is_on_the_correctness_page() -> None:
+    lines = set(re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "correctness.md").read_text(), re.M))
+    for path in (ROOT / "tests").rglob("*.py"):
+        cited = set(re.findall(r"correctness\.md #(\d+)", path.read_text()))
+        assert cited <= lines, f"{path.name} cites {sorted(cited - lines)}"
