@@ -29,8 +29,15 @@ def test_it_runs_from_nothing_to_an_aligned_model(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_it_teaches_and_aligns(tmp_path):
-    assert demo(tmp_path / "demo", sft_steps=120, ppo_steps=30) == 0
+def test_it_teaches_and_aligns(tmp_path, capsys):
+    assert cli.main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    before, tuned, aligned = (
+        float(next(row for row in rows if row[: len(stage)] == stage)[len(stage)])
+        for stage in (["before"], ["after", "sft"], ["after", "ppo"])
+    )
+    assert before < tuned < 0.6
+    assert aligned > 0.8
     sft, ppo = (metrics_of(tmp_path / "demo" / stage) for stage in ("sft", "ppo"))
     assert sft[-1]["eval_loss"] < 1.0 < sft[0]["eval_loss"]
     assert ppo[-1]["eval_score_mean"] > ppo[0]["eval_score_mean"] + 0.2
