@@ -45,6 +45,7 @@ def make_tokenizer() -> PreTrainedTokenizerBase:
         additional_special_tokens=list(ROLES),
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
     )
 
 
