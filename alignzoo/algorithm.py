@@ -7,11 +7,13 @@ optimiser, the reward or the files of a run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from alignzoo.config import AlgorithmConfig
+from alignzoo.errors import ConfigError
 from alignzoo.rollout.columns import Column as Column
 
 if TYPE_CHECKING:
@@ -251,3 +253,18 @@ class Algorithm:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned."""
+
+
+def check_state(algorithm: Algorithm) -> None:
+    """Checks now what the first checkpoint would trip over.
+
+    Raises:
+        ConfigError: the algorithm's `state_dict` is not JSON-able.
+    """
+    try:
+        json.dumps(algorithm.state_dict())
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{type(algorithm).__name__}.state_dict returns what JSON cannot hold ({error}); keep "
+            "tensors in the module that `build` returns"
+        ) from error

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from alignzoo.algorithm import Algorithm, Metrics
+from alignzoo.algorithm import Algorithm, Metrics, check_state
 from alignzoo.checkpoint import Checkpoint, read_latest_checkpoint, write_checkpoint
 from alignzoo.collection import Collected, DemonstrationSource, RolloutSource, Source
 from alignzoo.config import build_config
-from alignzoo.errors import ConfigError, RunError
+from alignzoo.errors import ConfigError
 from alignzoo.learner import Learner, restrict
 from alignzoo.model_card import model_card
 from alignzoo.policy import Policy
@@ -27,6 +26,7 @@ from alignzoo.random_streams import (
 from alignzoo.report import write_report
 from alignzoo.rollout import RolloutBuffer
 from alignzoo.run_config import check_unchanged, describe_run
+from alignzoo.run_counts import RunCounts
 from alignzoo.run_folder import RunFolder
 from alignzoo.run_options import TrainerOptions
 from alignzoo.scoring import RewardSum
@@ -160,10 +160,7 @@ class Trainer:
         self.source: Source = self._make_source()
         check_state(self.algorithm)
         self.step = 0
-        self.num_tokens = 0
-        self.num_unscorable = 0
-        self.num_skipped = 0
-        self.num_skipped_in_a_row = 0
+        self.counts = RunCounts()
         self.is_stopped = False
 
     def _make_buffer(self) -> RolloutBuffer:
@@ -229,12 +226,12 @@ class Trainer:
         step = self.step + 1
         collected = self.source.collect(step)
         collected_at = time.perf_counter()
-        self.num_tokens += collected.num_tokens
-        self.num_unscorable += collected.num_unscorable
         metrics = collected.metrics
         if collected.batch is not None:
             metrics.merge(self._learn(step, collected))
-        self._count_skipped(step, collected)
+        self.counts.add(collected)
+        if collected.fault is not None:
+            self._write_skipped(step, collected)
         self.step = step
         line = self._line(metrics)
         learned_at = time.perf_counter()
@@ -257,7 +254,8 @@ class Trainer:
         self.algorithm.after_update(step, known)
         for observer in self.observers:
             self.is_stopped = observer(step, known) is True or self.is_stopped
-        self._fail_if_stuck()
+        skipped = self.folder.path / "skipped.jsonl"
+        self.counts.check_progress(self.options.max_skipped, skipped)
         if step % self.options.checkpoint_every == 0 or step == steps or self.is_stopped:
             self._write_checkpoint()
         return line
@@ -275,40 +273,25 @@ class Trainer:
             collected.culprits = self.source.describe(self.learner.skipped_rows)
         return metrics
 
-    def _count_skipped(self, step: int, collected: Collected) -> None:
-        if collected.fault is None:
-            self.num_skipped_in_a_row = 0
-            return
-        self.num_skipped += 1
-        self.num_skipped_in_a_row += 1
-        self.last_fault = collected.fault
+    def _write_skipped(self, step: int, collected: Collected) -> None:
         rows = collected.culprits or [{}]
         self.folder.append(
             "skipped.jsonl", [{**row, "step": step, "reason": collected.fault} for row in rows]
         )
 
-    def _fail_if_stuck(self) -> None:
-        if self.num_skipped_in_a_row > self.options.max_skipped:
-            raise RunError(
-                f"{self.num_skipped_in_a_row} updates in a row were skipped, the last because "
-                f"{self.last_fault}; max_skipped is {self.options.max_skipped}. The rows are in "
-                f"{self.folder.path / 'skipped.jsonl'}: check the reward, lower the learning rate, "
-                "or raise max_skipped"
-            )
-
     def _line(self, metrics: Metrics) -> dict[str, Any]:
         """Returns one line of metrics.jsonl; what is not finite is null."""
         values = _finite(metrics.result())
         if self.algorithm.needs.source == "rollouts":
-            values["unscorable"] = self.num_unscorable
+            values["unscorable"] = self.counts.num_unscorable
             if self.algorithm.kl_coef:
                 values["kl_coef"] = self.algorithm.kl_coef
         return {
             "step": self.step,
             **values,
             "learning_rate": self.learner.optimizer.param_groups[0]["lr"],
-            "tokens": self.num_tokens,
-            "skipped_updates": self.num_skipped,
+            "tokens": self.counts.num_tokens,
+            "skipped_updates": self.counts.num_skipped,
         }
 
     def _evaluate(self, step: int, collected: Collected | None) -> dict[str, Any]:
@@ -333,10 +316,7 @@ class Trainer:
                 "source": self.source.state_dict(),
                 "algorithm": self.algorithm.state_dict(),
                 "optimizer_steps": self.learner.num_steps,
-                "num_tokens": self.num_tokens,
-                "num_unscorable": self.num_unscorable,
-                "num_skipped": self.num_skipped,
-                "num_skipped_in_a_row": self.num_skipped_in_a_row,
+                "counts": self.counts.state_dict(),
                 "baseline": self.baseline,
                 "random": global_state(),
             },
@@ -383,8 +363,7 @@ class Trainer:
         self.learner.set_buffer(self.buffer)
         self.source.load_state_dict(state["source"])
         self.algorithm.load_state_dict(state["algorithm"])
-        for name in ("num_tokens", "num_unscorable", "num_skipped", "num_skipped_in_a_row"):
-            setattr(self, name, state[name])
+        self.counts.load_state_dict(state["counts"])
         self.baseline = state["baseline"]
         set_global_state(state["random"])
         self.step = checkpoint.step
@@ -404,18 +383,3 @@ class Trainer:
 def _finite(metrics: Mapping[str, float]) -> dict[str, Any]:
     """Returns the metrics with None, which JSON can hold, for what is not finite."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-
-
-def check_state(algorithm: Algorithm) -> None:
-    """Checks now what the first checkpoint would trip over.
-
-    Raises:
-        ConfigError: the algorithm's `state_dict` is not JSON-able.
-    """
-    try:
-        json.dumps(algorithm.state_dict())
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{type(algorithm).__name__}.state_dict returns what JSON cannot hold ({error}); keep "
-            "tensors in the module that `build` returns"
-        ) from error
