@@ -7,7 +7,7 @@ Schulman et al. 2017, arXiv:1707.06347, on tokens as in Ziegler et al. 2019, arX
 rewards are -kl_coef * (log p_old - log p_ref) per token plus the score at the last action, A_t are
 generalised advantage estimates (arXiv:1506.02438), and kl_coef may follow a target KL.
 
-What differs from the papers, each by experiment (`docs/algorithms/ppo.md`): gamma = gae_lambda = 1
+What differs from the papers (`docs/algorithms/ppo.md` has the experiments): gamma = gae_lambda = 1
 and advantages centred but not divided by their deviation; the value head has a rate of its own and
 its gradient stops at the trunk, so a poor critic cannot spoil the policy.
 """

@@ -50,8 +50,8 @@ class DemoOptions(Config):
 
     out: str = Field("demo-out", description="folder to make; holds both runs")
     seed: int = Field(0, ge=0, description="of the data and both runs")
-    sft_steps: int = Field(400, gt=0, description="updates of instruction tuning")
-    ppo_steps: int = Field(40, gt=0, description="updates of PPO")
+    sft_steps: int = Field(600, gt=0, description="updates of instruction tuning")
+    ppo_steps: int = Field(50, gt=0, description="updates of PPO")
     threads: int | None = Field(None, gt=0, description="CPU threads; default torch's own choice")
 
 
@@ -125,7 +125,7 @@ def _run_stages(options: DemoOptions) -> list[tuple[str, ScoredResponses, float 
     print("2/2 alignment: ppo towards the keywords reward")
     lines = Trainer(
         policy=Policy.from_pretrained(out / "sft" / "final", seed=seed),
-        algorithm=(algorithm := make("ppo", learning_rate=5e-4, kl_coef=0.02)),
+        algorithm=make("ppo", learning_rate=3e-4),
         reward=reward,
         prompts=prompts,
         eval_fraction=0.25,
@@ -136,7 +136,6 @@ def _run_stages(options: DemoOptions) -> list[tuple[str, ScoredResponses, float 
         eval_every=10,
         checkpoint_every=options.ppo_steps,
     ).run(options.ppo_steps)
-    assert algorithm is not None
     aligned = _look(Policy.from_pretrained(out / "ppo" / "final"), reward, prompts, seed)
     return [
         ("before", before, None),
