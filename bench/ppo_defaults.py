@@ -24,8 +24,9 @@ REWARD = {
     "min_words": 20,
     "max_words": 45,
 }
+BASE: dict[str, Any] = {"kl_coef": 0.03}  # the default came out a little lower
 VARIANTS: dict[str, dict[str, Any]] = {
-    "defaults": {},
+    "nothing": {},
     "kl_coef=0.01": {"kl_coef": 0.01},
     "kl_coef=0.1": {"kl_coef": 0.1},
     "gae_lambda=0.95": {"gae_lambda": 0.95},
@@ -43,7 +44,7 @@ def run(options: dict[str, Any], seed: int, model: Path) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         lines = az.Trainer(
             policy=str(model),
-            algorithm=az.make("ppo", learning_rate=1e-3, **options),
+            algorithm=az.make("ppo", learning_rate=1e-3, **{**BASE, **options}),
             reward=az.make_reward("keywords", **REWARD),
             prompts=["Once upon a time, there was a"],
             out=Path(folder) / "run",

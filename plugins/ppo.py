@@ -31,7 +31,7 @@ class PPOConfig(az.AlgorithmConfig):
     """Options of `ppo`."""
 
     num_epochs: int = Field(2, gt=0, description="passes over each rollout")
-    kl_coef: float = Field(0.03, ge=0, description="weight of the KL penalty to the reference")
+    kl_coef: float = Field(0.025, ge=0, description="weight of the KL penalty to the reference")
     kl_target: float | None = Field(
         None, gt=0, description="KL in nats a response that kl_coef is steered to; default fixed"
     )
