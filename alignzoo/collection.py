@@ -247,11 +247,7 @@ class RolloutSource:
             kl = float(penalty.double().sum()) + 0.0  # never -0.0
             metrics.merge(Metrics({"kl": (kl, len(rows))}))
         buffer.set("rewards", self._rewards(batch, penalty), rows)
-        batch = buffer.batch(rows, device=self.policy.device)
-        view = restrict(batch, self.algorithm, may_write=True)
-        self.algorithm.prepare(view)
-        buffer.write_back(view)
-        return batch
+        return prepare_batch(learner, self.algorithm, rows)
 
     def _recomputes(self) -> bool:
         choice = self.options.old_log_probs
@@ -296,6 +292,15 @@ class RolloutSource:
         self.num_sampled = state["num_sampled"]
 
 
+def prepare_batch(learner: Learner, algorithm: Algorithm, rows: NDArray[np.int64]) -> RolloutBatch:
+    """Returns filled rows as a batch, after the algorithm prepared it and the buffer took that."""
+    batch = learner.buffer.batch(rows, device=learner.policy.device)
+    view = restrict(batch, algorithm, may_write=True)
+    algorithm.prepare(view)
+    learner.buffer.write_back(view)
+    return batch
+
+
 def check_batch_size(batch_size: int, group_size: int) -> None:
     """Checks that whole groups fill a batch.
 
@@ -333,16 +338,14 @@ class DemonstrationSource:
         taken = [self.rows[i] for i in self.cursor.take(self.options.batch_size)]
         numbers = append_demonstrations(buffer, taken, version=step)
         self.places = {int(n): row.where for n, row in zip(numbers, taken, strict=True)}
-        batch = buffer.batch(numbers, device=self.learner.policy.device)
         needs = self.algorithm.needs
-        if needs.ref_log_probs:
-            buffer.set("ref_log_probs", self.learner.reference_log_probs(batch), numbers)
-        if needs.values:
-            buffer.set("values", self.learner.evaluate(batch).values, numbers)
-        batch = buffer.batch(numbers, device=self.learner.policy.device)
-        view = restrict(batch, self.algorithm, may_write=True)
-        self.algorithm.prepare(view)
-        buffer.write_back(view)
+        if needs.ref_log_probs or needs.values:
+            batch = buffer.batch(numbers, device=self.learner.policy.device)
+            if needs.ref_log_probs:
+                buffer.set("ref_log_probs", self.learner.reference_log_probs(batch), numbers)
+            if needs.values:
+                buffer.set("values", self.learner.evaluate(batch).values, numbers)
+        batch = prepare_batch(self.learner, self.algorithm, numbers)
         return Collected(batch, Metrics(), num_tokens=batch.num_tokens)
 
     def evaluate(self, step: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
