@@ -248,3 +248,136 @@ def test_huber_is_quadratic_inside_delta_and_linear_beyond():
     x = np.array([-3.0, -1.0, 0.0, 0.5, 2.0])
     np.testing.assert_array_equal(reference.huber(x, delta=1.0), [2.5, 0.5, 0.0, 0.125, 1.5])
     np.testing.assert_array_equal(reference.huber_grad(x, delta=1.0), [-1.0, -1.0, 0.0, 0.5, 1.0])
+
+
+def test_td_lambda_returns_worked_by_hand():
+    # gamma 0.5, lambda 0.5: G_3 = 4; G_2 = 2 + 0.5 (0.5*8 + 0.5*4) = 5;
+    # G_1 = 1 + 0.5 (0.5*2 + 0.5*5) = 2.75
+    returns = reference.td_lambda_returns(
+        [[1.0, 2.0, 4.0]], [[99.0, 2.0, 8.0]], gamma=0.5, td_lambda=0.5
+    )
+    np.testing.assert_array_equal(returns, [[2.75, 5.0, 4.0]])
+
+
+def test_td_lambda_returns_end_with_the_whole_value_of_the_state_after():
+    options = {"gamma": 0.5, "td_lambda": 0.5, "next_values": [[7.0, 6.0, 7.0]]}
+    arrays = [[1.0, 2.0, 4.0]], [[99.0, 2.0, 8.0]]
+    # G_3 = 4 + 0.5*20; step 2 is cut: 2 + 0.5*6, or 2 where terminated; G_1 = 1 + 0.5 (1 + G_2/2)
+    options["bootstrap"] = [20.0]
+    cut = reference.td_lambda_returns(*arrays, truncated=[[0, 1, 0]], **options)
+    np.testing.assert_array_equal(cut, [[2.75, 5.0, 14.0]])
+    ended = reference.td_lambda_returns(*arrays, terminated=[[0, 1, 0]], **options)
+    np.testing.assert_array_equal(ended, [[2.0, 2.0, 14.0]])
+
+
+@pytest.mark.parametrize("mask_mode", ["carry", "zero"])
+def test_td_lambda_returns_are_the_returns_of_gae(mask_mode):
+    rng = np.random.default_rng(4)
+    rewards, values, next_values = rng.normal(size=(3, 5, 23))
+    terminated, truncated, mask = rng.random((3, 5, 23)) < [[[0.1]], [[0.1]], [[0.7]]]
+    options = {"terminated": terminated, "truncated": truncated, "next_values": next_values}
+    options |= {"mask": mask, "mask_mode": mask_mode, "bootstrap": rng.normal(size=5)}
+    _, returns = reference.gae(rewards, values, gamma=0.9, gae_lambda=0.8, **options)
+    same = reference.td_lambda_returns(rewards, values, gamma=0.9, td_lambda=0.8, **options)
+    np.testing.assert_allclose(same, returns, atol=1e-13)
+
+
+def test_vtrace_of_two_steps_worked_by_hand():
+    # Ratios 2 and 1/2, gamma 1/2, V = (1, 2), and 8 after the row: errors r + N/2 - V are
+    # 3 + 1 - 1 = 3 and 1 + 4 - 2 = 3. With every clip 1: a_2 = 3/2, a_1 = 3 + 3/4.
+    arrays = np.log([[2.0, 0.5]]), [[0.0, 0.0]], [[3.0, 1.0]], [[1.0, 2.0]]
+    options = {"gamma": 0.5, "bootstrap": [8.0]}
+    targets, advantages = reference.vtrace(*arrays, **options)
+    np.testing.assert_allclose(targets, [[4.75, 3.5]], rtol=1e-15)
+    # 3 + 3.5/2 - 1 and 1/2 (1 + 4 - 2)
+    np.testing.assert_allclose(advantages, [[3.75, 1.5]], rtol=1e-15)
+    # Unclipped, lambda 1/2: a_1 = 2*3 + 1/2 (1/2 * 2) a_2; advantages 2 (3 + 3.5/2 - 1) and 1.5
+    unclipped = {"clip_rho": math.inf, "clip_c": math.inf, "clip_pg_rho": math.inf}
+    targets, advantages = reference.vtrace(*arrays, vtrace_lambda=0.5, **unclipped, **options)
+    np.testing.assert_allclose(targets, [[7.75, 3.5]], rtol=1e-15)
+    np.testing.assert_allclose(advantages, [[7.5, 1.5]], rtol=1e-15)
+
+
+def test_vtrace_cuts_the_correction_and_the_value_where_an_episode_ended():
+    zeros = np.zeros((1, 3))
+    targets, advantages = reference.vtrace(
+        zeros, zeros, zeros + 1, zeros + 5, gamma=1.0, terminated=[[0, 1, 0]], bootstrap=[10.0]
+    )
+    np.testing.assert_array_equal(targets, [[2.0, 1.0, 11.0]])
+    np.testing.assert_array_equal(advantages, [[-3.0, -4.0, 6.0]])
+
+
+def test_vtrace_on_policy_gives_the_returns_and_advantages_of_gae():
+    rng = np.random.default_rng(5)
+    log_probs, rewards, values = rng.normal(size=(3, 4, 9))
+    targets, advantages = reference.vtrace(log_probs, log_probs, rewards, values, gamma=0.9)
+    gae, returns = reference.gae(rewards, values, gamma=0.9, gae_lambda=1.0)
+    np.testing.assert_allclose(targets, returns, atol=1e-13)
+    np.testing.assert_allclose(advantages, gae, atol=1e-13)
+
+
+def test_td_targets_worked_by_hand():
+    rewards, after = [1.0, 2.0, 4.0, 8.0], [10.0, 20.0, 40.0, 80.0]
+    targets = reference.td_targets(rewards, after, gamma=0.5, terminated=[0, 0, 1, 0])
+    np.testing.assert_array_equal(targets, [6.0, 12.0, 4.0, 48.0])
+    # 1 + 2/2 + 20/4, 2 + 4/2 and its end, its end, and one step is left
+    targets = reference.td_targets(rewards, after, gamma=0.5, terminated=[0, 0, 1, 0], n_step=2)
+    np.testing.assert_array_equal(targets, [7.0, 4.0, 4.0, 48.0])
+    # 1 + 2/2 + 4/4 + 8/8 + 80/16
+    targets = reference.td_targets(rewards, after, gamma=0.5, n_step=9)
+    np.testing.assert_array_equal(targets, [9.0, 16.0, 28.0, 48.0])
+    assert reference.td_targets(1.0, 2.0, gamma=0.5) == 2.0
+
+
+def test_kl_divergence_of_known_distributions():
+    p, q = np.log([[0.5, 0.25, 0.25]]), np.log([[0.25, 0.25, 0.5]]) + 3
+    forward = 0.5 * math.log(2) + 0.25 * math.log(0.5)
+    np.testing.assert_allclose(reference.kl_divergence(p, q), [forward], rtol=1e-14)
+    p = np.log([[0.5, 0.5, 1e-300]])
+    p[0, 2] = -math.inf
+    # sum p log(p/q) = log 2 / 2 + 0 ; sum q log(q/p) is infinite where p has nothing
+    np.testing.assert_allclose(reference.kl_divergence(p, q), [0.5 * math.log(4)], rtol=1e-14)
+    assert reference.kl_divergence(p, q, direction="reverse")[0] == math.inf
+    np.testing.assert_array_equal(reference.kl_divergence(p, p), [0.0])
+    # Halving the logits at temperature 2: square roots of the odds, 1 : e
+    halved = reference.kl_divergence([[0.0, 2.0]], [[0.0, 0.0]], temperature=2.0)
+    x = math.e / (1 + math.e)
+    truth = math.log(2) + x * math.log(x) + (1 - x) * math.log(1 - x)
+    np.testing.assert_allclose(halved, [truth], rtol=1e-14)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_kl_divergence_gradients_are_the_slopes_of_its_value(direction):
+    rng = np.random.default_rng(6)
+    p, q = rng.normal(size=(2, 3, 5))
+    g = rng.normal(size=3)
+    options = {"direction": direction, "temperature": 0.7}
+    grads = reference.kl_divergence_grad(p, q, g, **options)
+    of_p = slope_by_differences(lambda x: (g * reference.kl_divergence(x, q, **options)).sum(), p)
+    of_q = slope_by_differences(lambda x: (g * reference.kl_divergence(p, x, **options)).sum(), q)
+    np.testing.assert_allclose(grads[0], of_p, atol=1e-8)
+    np.testing.assert_allclose(grads[1], of_q, atol=1e-8)
+
+
+def test_kl_divergence_gradients_are_finite_where_neither_has_a_token():
+    p, q = np.array([[0.0, 1.0, -math.inf]]), np.array([[1.0, 0.0, -math.inf]])
+    for direction in ("forward", "reverse"):
+        small = reference.kl_divergence_grad(p[:, :2], q[:, :2], [1.0], direction=direction)
+        for wide, narrow in zip(
+            reference.kl_divergence_grad(p, q, [1.0], direction=direction), small, strict=True
+        ):
+            np.testing.assert_allclose(wide, np.pad(narrow, ((0, 0), (0, 1))), atol=1e-15)
+
+
+def test_max_and_gather_worked_by_hand():
+    q = [[1.0, 3.0, 3.0, -1.0], [2.0, math.nan, 9.0, math.nan]]
+    largest, argmax, chosen = reference.max_and_gather(q, [3, 2])
+    np.testing.assert_array_equal(largest, [3.0, math.nan])
+    np.testing.assert_array_equal(argmax, [1, 1])
+    np.testing.assert_array_equal(chosen, [-1.0, 9.0])
+    grad = reference.max_and_gather_grad(q[:1], [3], [5.0], [7.0])
+    np.testing.assert_array_equal(grad, [[0.0, 5.0, 0.0, 7.0]])
+    grad = reference.max_and_gather_grad(q[:1], [1], [5.0], [7.0])
+    np.testing.assert_array_equal(grad, [[0.0, 12.0, 0.0, 0.0]])
+    with pytest.raises(ValueError, match="action"):
+        reference.max_and_gather(q, [4, 0])

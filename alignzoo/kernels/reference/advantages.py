@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from alignzoo.kernels.reference.masks import Bools, Floats, live_tokens, zero_masked
+from alignzoo.kernels.reference.masks import (
+    MAX_LOG_RATIO,
+    Bools,
+    Floats,
+    live_tokens,
+    zero_masked,
+)
 
 Moments = tuple[float, float, float]
 
@@ -60,15 +66,18 @@ class _Step(NamedTuple):
 
 def _backward(
     live: Bools,
-    *,
     mask_mode: str,
-    cu_seqlens: ArrayLike | None,
-    terminated: ArrayLike | None,
-    truncated: ArrayLike | None,
-    bootstrap: ArrayLike | None,
-    next_values: ArrayLike | None,
+    *,
+    cu_seqlens: ArrayLike | None = None,
+    terminated: ArrayLike | None = None,
+    truncated: ArrayLike | None = None,
+    bootstrap: ArrayLike | None = None,
+    next_values: ArrayLike | None = None,
 ) -> Iterator[_Step]:
-    """Every step of every row, last to first, with what follows it."""
+    """Every step of every row, last to first, with what follows it.
+
+    The keywords are those that each recursion below takes as `ends`.
+    """
     rows = _rows(live.shape, cu_seqlens)
     is_terminated = _flags(terminated, live, rows)
     is_truncated = _flags(truncated, live, rows)
@@ -97,12 +106,8 @@ def gae(
     gamma: float,
     gae_lambda: float,
     mask: ArrayLike | None = None,
-    terminated: ArrayLike | None = None,
-    truncated: ArrayLike | None = None,
-    bootstrap: ArrayLike | None = None,
-    next_values: ArrayLike | None = None,
-    cu_seqlens: ArrayLike | None = None,
     mask_mode: str = "carry",
+    **ends: ArrayLike | None,
 ) -> tuple[Floats, Floats]:
     """Advantages and returns: d_t = r_t + gamma N_t - V_t, A_t = d_t + gamma lambda A_{t+1}, A + V.
 
@@ -112,15 +117,7 @@ def gae(
     live = live_tokens(mask, np.shape(rewards))
     r, v = zero_masked(rewards, live).ravel(), zero_masked(values, live).ravel()
     advantages = np.zeros(live.size)
-    for step in _backward(
-        live,
-        mask_mode=mask_mode,
-        cu_seqlens=cu_seqlens,
-        terminated=terminated,
-        truncated=truncated,
-        bootstrap=bootstrap,
-        next_values=next_values,
-    ):
+    for step in _backward(live, mask_mode, **ends):
         t, after = step.at, step.after
         next_value = step.end_value if after is None else v[after]
         next_advantage = 0.0 if after is None else advantages[after]
@@ -134,28 +131,109 @@ def discounted_returns(
     *,
     gamma: float,
     mask: ArrayLike | None = None,
-    terminated: ArrayLike | None = None,
-    truncated: ArrayLike | None = None,
-    bootstrap: ArrayLike | None = None,
-    cu_seqlens: ArrayLike | None = None,
     mask_mode: str = "carry",
+    **ends: ArrayLike | None,
 ) -> Floats:
     """G_t = r_t + gamma G_{t+1}, where the return after an episode's end is 0 or the bootstrap."""
     live = live_tokens(mask, np.shape(rewards))
     r = zero_masked(rewards, live).ravel()
     returns = np.zeros(live.size)
-    for step in _backward(
-        live,
-        mask_mode=mask_mode,
-        cu_seqlens=cu_seqlens,
-        terminated=terminated,
-        truncated=truncated,
-        bootstrap=bootstrap,
-        next_values=None,
-    ):
+    for step in _backward(live, mask_mode, **ends):
         following = step.end_value if step.after is None else returns[step.after]
         returns[step.at] = r[step.at] + gamma * following
     return np.where(live.ravel(), returns, 0.0).reshape(live.shape)
+
+
+def td_lambda_returns(
+    rewards: ArrayLike,
+    values: ArrayLike,
+    *,
+    gamma: float,
+    td_lambda: float,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "carry",
+    **ends: ArrayLike | None,
+) -> Floats:
+    """G_t = r_t + gamma ((1 - lambda) N_t + lambda G_{t+1}), or r_t + gamma N_t where that ends."""
+    live = live_tokens(mask, np.shape(rewards))
+    r, v = zero_masked(rewards, live).ravel(), zero_masked(values, live).ravel()
+    returns = np.zeros(live.size)
+    for step in _backward(live, mask_mode, **ends):
+        following = step.end_value
+        if step.after is not None:
+            following = (1 - td_lambda) * v[step.after] + td_lambda * returns[step.after]
+        returns[step.at] = r[step.at] + gamma * following
+    return np.where(live.ravel(), returns, 0.0).reshape(live.shape)
+
+
+def vtrace(
+    log_probs: ArrayLike,
+    old_log_probs: ArrayLike,
+    rewards: ArrayLike,
+    values: ArrayLike,
+    *,
+    gamma: float,
+    vtrace_lambda: float = 1.0,
+    clip_rho: float = 1.0,
+    clip_c: float = 1.0,
+    clip_pg_rho: float = 1.0,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "carry",
+    **ends: ArrayLike | None,
+) -> tuple[Floats, Floats]:
+    """Targets V + a and advantages, with the ratio w = e^(log_probs - old_log_probs).
+
+    a_t = min(clip_rho, w) (r_t + gamma N_t - V_t) + gamma lambda min(clip_c, w) a_{t+1}; the
+    advantage is min(clip_pg_rho, w) (r_t + gamma N'_t - V_t), where N'_t is the next step's target,
+    or N_t where the episode ended.
+    """
+    live = live_tokens(mask, np.shape(rewards))
+    r, v = zero_masked(rewards, live).ravel(), zero_masked(values, live).ravel()
+    d = zero_masked(log_probs, live).ravel() - zero_masked(old_log_probs, live).ravel()
+    ratio = np.exp(np.clip(d, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+    corrections, advantages = np.zeros(live.size), np.zeros(live.size)
+    for step in _backward(live, mask_mode, **ends):
+        t, after = step.at, step.after
+        next_value = step.end_value if after is None else v[after]
+        next_correction = 0.0 if after is None else corrections[after]
+        error = r[t] + gamma * next_value - v[t]
+        c = vtrace_lambda * min(clip_c, ratio[t])
+        corrections[t] = min(clip_rho, ratio[t]) * error + gamma * c * next_correction
+        error = r[t] + gamma * (next_value + next_correction) - v[t]
+        advantages[t] = min(clip_pg_rho, ratio[t]) * error
+    targets = np.where(live.ravel(), v + corrections, 0.0)
+    advantages = np.where(live.ravel(), advantages, 0.0)
+    return targets.reshape(live.shape), advantages.reshape(live.shape)
+
+
+def td_targets(
+    rewards: ArrayLike,
+    next_values: ArrayLike,
+    *,
+    gamma: float,
+    terminated: ArrayLike | None = None,
+    n_step: int = 1,
+) -> Floats:
+    """r_t + gamma r_{t+1} + ... of up to `n_step` steps, and the discounted value after them.
+
+    Fewer steps where the row (the last axis) ends, or a terminated step does, after which the value
+    is 0.
+    """
+    shape = np.shape(rewards)
+    length = shape[-1] if n_step > 1 else 1  # single steps need no axis of time
+    r, after = np.asarray(rewards, np.float64), np.asarray(next_values, np.float64)
+    ends = np.zeros(shape, bool) if terminated is None else np.asarray(terminated).astype(bool)
+    targets = np.zeros((r.size // max(length, 1), length))
+    rows = zip(targets, *(x.reshape(targets.shape) for x in (r, after, ends)), strict=True)
+    for target, row_r, row_after, row_ends in rows:
+        for t in range(length):
+            for k in range(min(n_step, length - t)):
+                target[t] += gamma**k * row_r[t + k]
+                if row_ends[t + k]:
+                    break
+            else:
+                target[t] += gamma ** (k + 1) * row_after[t + k]
+    return targets.reshape(shape)
 
 
 def masked_whiten(

@@ -1,4 +1,4 @@
-"""Log-probs, entropy and the distribution of draws, from logits in float64."""
+"""Log-probs, entropy, divergences, maxima and draws, from logits in float64."""
 
 from __future__ import annotations
 
@@ -125,6 +125,75 @@ def linear_token_log_probs_grad(
     )
     rows = grad.reshape(-1, w.shape[0])
     return grad @ w, rows.T @ h.reshape(-1, w.shape[1]), rows.sum(axis=0)
+
+
+def _summed_where(counted: Bools, terms: Floats) -> Floats:
+    """The sum of the terms that count over the vocabulary."""
+    return np.asarray(np.where(counted, terms, 0.0).sum(axis=-1))
+
+
+def kl_divergence(
+    logits_p: ArrayLike,
+    logits_q: ArrayLike,
+    *,
+    direction: str = "forward",
+    temperature: float = 1.0,
+) -> Floats:
+    """KL(p || q) = sum p (log p - log q), or KL(q || p), of softmax(logits / temperature)."""
+    first, second = _log_softmax(logits_p, temperature), _log_softmax(logits_q, temperature)
+    if direction == "reverse":
+        first, second = second, first
+    p = np.exp(first)
+    with np.errstate(invalid="ignore"):  # -inf - -inf, at tokens that neither has
+        kl = _summed_where(p != 0, p * (first - second))  # p is NaN in a row of -inf alone
+    return np.maximum(kl, 0.0)
+
+
+def kl_divergence_grad(
+    logits_p: ArrayLike,
+    logits_q: ArrayLike,
+    grad_kl: ArrayLike,
+    *,
+    direction: str = "forward",
+    temperature: float = 1.0,
+) -> tuple[Floats, Floats]:
+    """Gradients in both logits: of KL(p || q), p (log p - log q - KL) in p's and q - p in q's."""
+    g = np.asarray(grad_kl, np.float64)
+    if direction == "reverse":
+        of_q, of_p = kl_divergence_grad(logits_q, logits_p, g, temperature=temperature)
+        return of_p, of_q
+    log_p, log_q = _log_softmax(logits_p, temperature), _log_softmax(logits_q, temperature)
+    p, q = np.exp(log_p), np.exp(log_q)
+    with np.errstate(invalid="ignore"):
+        excess = np.where(p != 0, log_p - log_q, 0.0)
+    kl = _summed_where(p != 0, p * excess)
+    of_p = np.where(p != 0, p * (excess - kl[..., None]), 0.0)
+    scale = g[..., None] / temperature
+    return scale * of_p, scale * (q - p)
+
+
+def max_and_gather(q: ArrayLike, actions: ArrayLike) -> tuple[Floats, Ints, Floats]:
+    """Along the last axis: the largest, the first place it stands at, and the number chosen.
+
+    NaN counts as larger than any number.
+    """
+    x, chosen = np.asarray(q, np.float64), np.asarray(actions, np.int64)
+    if np.any((chosen < 0) | (chosen >= x.shape[-1])):
+        raise ValueError(f"an action is outside [0, {x.shape[-1]})")
+    argmax = np.argmax(x, axis=-1)
+    picked = [np.take_along_axis(x, i[..., None], axis=-1)[..., 0] for i in (argmax, chosen)]
+    return picked[0], np.asarray(argmax, np.int64), picked[1]
+
+
+def max_and_gather_grad(
+    q: ArrayLike, actions: ArrayLike, grad_max: ArrayLike, grad_chosen: ArrayLike
+) -> Floats:
+    """The gradient of the maximum goes to its place, that of the chosen to the action's."""
+    places = np.arange(np.shape(q)[-1])
+    is_largest = places == max_and_gather(q, actions)[1][..., None]
+    is_chosen = places == np.asarray(actions)[..., None]
+    of_max, of_chosen = np.asarray(grad_max)[..., None], np.asarray(grad_chosen)[..., None]
+    return np.where(is_largest, of_max, 0.0) + np.where(is_chosen, of_chosen, 0.0)
 
 
 def sample_distribution(

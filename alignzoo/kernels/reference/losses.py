@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from alignzoo.kernels.reference.masks import (
+    MAX_LOG_RATIO,
     Bools,
     Floats,
     Ints,
@@ -16,9 +17,6 @@ from alignzoo.kernels.reference.masks import (
     row_numbers,
     zero_masked,
 )
-
-MAX_LOG_RATIO = 20.0
-"""Log-ratios are clamped to +-20 before exp; the gradient beyond is 0."""
 
 
 def _exp_minus_1_minus(x: Floats) -> Floats:
@@ -137,38 +135,9 @@ def _token_weights(
     return weights
 
 
-def policy_loss(
-    log_probs: ArrayLike,
-    old_log_probs: ArrayLike,
-    advantages: ArrayLike,
-    mask: ArrayLike | None = None,
-    *,
-    clip_range: float,
-    clip_range_high: float | None = None,
-    dual_clip: float | None = None,
-    level: str = "token",
-    aggregate: str = "token_mean",
-    denominator: ArrayLike | None = None,
-    behaviour_weights: ArrayLike | None = None,
-    kind: str = "clip",
-    cu_seqlens: ArrayLike | None = None,
-) -> tuple[float, dict[str, float]]:
+def policy_loss(*arrays: ArrayLike, **options: Any) -> tuple[float, dict[str, float]]:
     """-min(r A, clip(r) A), or -r A, or -clip(r) A log_probs, summed as `aggregate` says."""
-    value, _, stats = _policy_loss(
-        log_probs,
-        old_log_probs,
-        advantages,
-        mask,
-        clip_range=clip_range,
-        clip_range_high=clip_range_high,
-        dual_clip=dual_clip,
-        level=level,
-        aggregate=aggregate,
-        denominator=denominator,
-        behaviour_weights=behaviour_weights,
-        kind=kind,
-        cu_seqlens=cu_seqlens,
-    )
+    value, _, stats = _policy_loss(*arrays, **options)
     return value, stats
 
 
@@ -206,26 +175,9 @@ def _value_loss(
     return 0.5 * math.fsum(squares[live]) / divisor, grad, {"clip_frac": clip_frac}
 
 
-def value_loss(
-    values: ArrayLike,
-    old_values: ArrayLike | None,
-    returns: ArrayLike,
-    mask: ArrayLike | None = None,
-    *,
-    clip_range: float | None = None,
-    denominator: ArrayLike | None = None,
-    cu_seqlens: ArrayLike | None = None,
-) -> tuple[float, dict[str, float]]:
+def value_loss(*arrays: Any, **options: Any) -> tuple[float, dict[str, float]]:
     """Half the larger of (V - R)^2 and (clip(V, V_old +- clip_range) - R)^2, averaged."""
-    value, _, stats = _value_loss(
-        values,
-        old_values,
-        returns,
-        mask,
-        clip_range=clip_range,
-        denominator=denominator,
-        cu_seqlens=cu_seqlens,
-    )
+    value, _, stats = _value_loss(*arrays, **options)
     return value, stats
 
 

@@ -1,4 +1,4 @@
-"""Array types and masks that the references share."""
+"""Array types, masks and the bound on log-ratios that the references share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+
+MAX_LOG_RATIO = 20.0
+"""Log-ratios are clamped to +-20 before exp; the gradient beyond is 0."""
 
 
 def live_tokens(mask: ArrayLike | None, shape: tuple[int, ...]) -> Bools:
