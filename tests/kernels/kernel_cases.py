@@ -1,4 +1,4 @@
-"""Arrays, masks, layouts and error bounds that the kernel tests share."""
+"""Arrays, masks and layouts that the kernel tests share."""
 
 from __future__ import annotations
 
@@ -6,26 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import settings
-from hypothesis import strategies as st
 
-# Around the virtual width of 16 lanes, primes that no tile divides, and one above 1024 and, times
-# 17 rows, 16384 elements: blocks that work is cut into.
-LENGTHS = (0, 1, 15, 16, 17, 31, 33, 37, 127, 1031)
-ROWS = (0, 1, 2, 3, 5, 17)
 FLOATS = ("float32", "float64")
 LIBRARIES = ("numpy", "torch")
-
-settings.register_profile("kernels", deadline=None, derandomize=True, max_examples=40)
-few_examples = settings(settings.get_profile("kernels"))
-fewer_examples = settings(few_examples, max_examples=20)
-
-rows = st.sampled_from(ROWS)
-lengths = st.sampled_from(LENGTHS)
-seeds = st.integers(0, 2**32 - 1)
-libraries = st.sampled_from(LIBRARIES)
-layouts = st.sampled_from(("contiguous", "transposed", "strided", "reversed", "read_only"))
-mask_kinds = st.sampled_from(("absent", "all", "none", "right_padded", "left_padded", "holes"))
 
 
 def make_mask(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray | None:
@@ -93,38 +76,3 @@ def bits(x: Any) -> bytes:
     """Shape, dtype and every bit of an output."""
     array = to_numpy(x)
     return repr((array.shape, array.dtype.str)).encode() + array.tobytes()
-
-
-def assert_exact_to(actual: Any, expected: Any, bound: float, scale: float | None = None) -> None:
-    """|actual - expected| <= bound * max(|expected|, scale), NaN and inf in the same places.
-
-    `scale` is the size of the numbers that were summed; default the largest expected.
-    """
-    actual, expected = to_numpy(actual).astype(np.float64), np.asarray(expected, np.float64)
-    assert actual.shape == expected.shape
-    finite = np.isfinite(expected)
-    np.testing.assert_array_equal(actual[~finite], expected[~finite])
-    if scale is None:
-        scale = float(np.abs(expected[finite]).max(initial=0.0))
-    error = np.abs(actual[finite] - expected[finite])
-    allowed = bound * np.maximum(np.abs(expected[finite]), scale)
-    worst = int(np.argmax(error - allowed)) if error.size else 0
-    assert np.all(error <= allowed), (
-        f"{actual[finite].flat[worst]!r} should be {expected[finite].flat[worst]!r} to {bound:g}"
-    )
-
-
-def largest_error(actual: Any, expected: np.ndarray) -> float:
-    """Largest absolute difference from the truth."""
-    return float(np.abs(to_numpy(actual).astype(np.float64) - expected).max(initial=0.0))
-
-
-def assert_at_most_twice_the_error(actual: Any, peer: Any, expected: np.ndarray) -> None:
-    """The kernel's largest error is no more than twice the peer's own.
-
-    Half a unit in the last place of the largest number is allowed to both, since correct rounding
-    itself costs that.
-    """
-    dtype = to_numpy(actual).dtype
-    rounding = 0.5 * float(np.spacing(np.abs(expected).max(initial=0.0).astype(dtype)))
-    assert largest_error(actual, expected) <= 2 * max(largest_error(peer, expected), rounding)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kernel_cases import assert_exact_to, make_mask
+from kernel_bounds import assert_exact_to
+from kernel_cases import make_mask
 
 from alignzoo import kernels
 

@@ -7,17 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_cases import (
-    LIBRARIES,
-    assert_exact_to,
-    bits,
-    few_examples,
-    given_as,
-    layouts,
-    libraries,
-    seeds,
-    to_numpy,
-)
+from kernel_bounds import assert_exact_to
+from kernel_cases import LIBRARIES, bits, given_as, to_numpy
+from kernel_strategies import few_examples, layouts, libraries, seeds
 
 from alignzoo import kernels
 from alignzoo.kernels import reference

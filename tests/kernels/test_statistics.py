@@ -7,24 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_cases import (
-    FLOATS,
-    LIBRARIES,
-    assert_at_most_twice_the_error,
-    assert_exact_to,
-    bits,
-    few_examples,
-    given_as,
-    layouts,
-    lengths,
-    libraries,
-    make_mask,
-    mask_kinds,
-    poison,
-    rows,
-    seeds,
-    to_numpy,
-)
+from kernel_bounds import assert_at_most_twice_the_error, assert_exact_to
+from kernel_cases import FLOATS, LIBRARIES, bits, given_as, make_mask, poison, to_numpy
+from kernel_strategies import few_examples, layouts, lengths, libraries, mask_kinds, rows, seeds
 
 from alignzoo import kernels
 from alignzoo.kernels import reference

@@ -7,20 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_cases import (
-    LIBRARIES,
-    assert_at_most_twice_the_error,
-    assert_exact_to,
-    bits,
-    few_examples,
-    fewer_examples,
-    given_as,
-    largest_error,
-    layouts,
-    libraries,
-    seeds,
-    to_numpy,
-)
+from kernel_bounds import assert_at_most_twice_the_error, assert_exact_to, largest_error
+from kernel_cases import LIBRARIES, bits, given_as, to_numpy
+from kernel_strategies import few_examples, fewer_examples, layouts, libraries, seeds
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

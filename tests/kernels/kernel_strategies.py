@@ -1,0 +1,25 @@
+"""What hypothesis draws in the kernel tests: sizes, layouts, masks."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from kernel_cases import LIBRARIES
+
+# Around the virtual width of 16 lanes, primes that no tile divides, and one above 1024 and, times
+# 17 rows, 16384 elements: blocks that work is cut into.
+LENGTHS = (0, 1, 15, 16, 17, 31, 33, 37, 127, 1031)
+ROWS = (0, 1, 2, 3, 5, 17)
+
+settings.register_profile("kernels", deadline=None, derandomize=True, max_examples=40)
+few_examples = settings(settings.get_profile("kernels"))
+fewer_examples = settings(few_examples, max_examples=20)
+
+rows = st.sampled_from(ROWS)
+lengths = st.sampled_from(LENGTHS)
+seeds = st.integers(0, 2**32 - 1)
+libraries = st.sampled_from(LIBRARIES)
+layouts = st.sampled_from(("contiguous", "transposed", "strided", "reversed", "read_only"))
+shapes = st.tuples(rows, lengths)
+sources = st.tuples(libraries, layouts)
+mask_kinds = st.sampled_from(("absent", "all", "none", "right_padded", "left_padded", "holes"))

@@ -1,0 +1,114 @@
+"""The backward scans as one family: what each takes, and the ways an episode can end."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from kernel_cases import given_as
+
+
+class Scan(NamedTuple):
+    """A scan's per-token arrays in order, and its numbers with a default for tests."""
+
+    arrays: tuple[str, ...]
+    factors: dict[str, float]
+
+
+SCANS = {
+    "gae": Scan(("rewards", "values"), {"gamma": 0.99, "gae_lambda": 0.95}),
+    "discounted_returns": Scan(("rewards",), {"gamma": 0.99}),
+    "td_lambda_returns": Scan(("rewards", "values"), {"gamma": 0.99, "td_lambda": 0.9}),
+    "vtrace": Scan(
+        ("log_probs", "old_log_probs", "rewards", "values"),
+        {"gamma": 0.99, "vtrace_lambda": 0.95, "clip_rho": 1.3, "clip_c": 1.1, "clip_pg_rho": 2.0},
+    ),
+}
+NAMES = tuple(SCANS)
+ENDINGS = (
+    "unflagged",
+    "bootstrapped",
+    "rows_terminated",
+    "rows_truncated",
+    "steps_terminated",
+    "steps_truncated",
+    "all_kinds",
+)
+# Those that need no value for a step truncated inside a row, which discounted_returns cannot take.
+ROW_ENDINGS = ENDINGS[:5]
+
+
+def endings_of(name: str) -> tuple[str, ...]:
+    """The endings that a scan takes."""
+    return ROW_ENDINGS if name == "discounted_returns" else ENDINGS
+
+
+def arrays_of(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> list[np.ndarray]:
+    """Its per-token arrays, float64."""
+    drawn = {x: rng.normal(size=shape) for x in ("rewards", "values", "log_probs")}
+    drawn["old_log_probs"] = drawn["log_probs"] + 0.5 * rng.normal(size=shape)
+    return [drawn[x] for x in SCANS[name].arrays]
+
+
+def ends(ending: str, shape: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The options that say how episodes end, as float64 and bool arrays."""
+    num_rows = shape[0]
+    bootstrap = rng.normal(size=num_rows)
+    next_values = rng.normal(size=shape)
+    return {
+        "unflagged": {},
+        "bootstrapped": {"bootstrap": bootstrap},
+        "rows_terminated": {"bootstrap": bootstrap, "terminated": rng.random(num_rows) < 0.5},
+        "rows_truncated": {"bootstrap": bootstrap, "truncated": rng.random(num_rows) < 0.5},
+        "steps_terminated": {"terminated": rng.random(shape) < 0.2},
+        "steps_truncated": {"truncated": rng.random(shape) < 0.2, "next_values": next_values},
+        "all_kinds": {
+            "terminated": rng.random(shape) < 0.2,
+            "truncated": rng.random(shape) < 0.2,
+            "bootstrap": bootstrap,
+            "next_values": next_values,
+        },
+    }[ending]
+
+
+def as_options(
+    library: str, options: dict[str, np.ndarray], dtype: str = "float64", layout: str = "contiguous"
+) -> dict[str, Any]:
+    """The array options as `library` holds them, floats in `dtype`."""
+    return {
+        name: given_as(library, x.astype(dtype) if x.dtype.kind == "f" else x, layout)
+        for name, x in options.items()
+    }
+
+
+def run(module: Any, name: str, arrays: list[Any], **options: Any) -> tuple[Any, ...]:
+    """The outputs of one scan of `module` (the kernels or the reference), always as a tuple."""
+    found = getattr(module, name)(*arrays, **(SCANS[name].factors | options))
+    return found if isinstance(found, tuple) else (found,)
+
+
+def packed(x: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Per-token numbers [B, T] packed; per-row ones as they are."""
+    return x[inside] if x.ndim == 2 else x
+
+
+def packed_ends(options: dict[str, np.ndarray], inside: np.ndarray) -> dict[str, np.ndarray]:
+    """Options of padded rows for the same rows packed.
+
+    Flags [B] would be read as flags [N] where N == B: there they are spread over the tokens.
+    """
+    is_ambiguous = inside.sum() == len(inside)
+    return {
+        name: _per_token(x, inside) if is_ambiguous and x.dtype == bool else packed(x, inside)
+        for name, x in options.items()
+    }
+
+
+def _per_token(flags: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Packed per-token flags, from padded ones or from per-row ones on each row's last token."""
+    if flags.ndim == 2:
+        return flags[inside]
+    spread = np.zeros(inside.shape, bool)
+    kept = inside.any(axis=1)
+    spread[kept, inside.sum(axis=1)[kept] - 1] = flags[kept]
+    return spread[inside]
