@@ -10,34 +10,19 @@ from hypothesis import strategies as st
 from kernel_bounds import assert_at_most_twice_the_error, assert_exact_to, largest_error
 from kernel_cases import LIBRARIES, bits, given_as, to_numpy
 from kernel_strategies import few_examples, fewer_examples, layouts, libraries, seeds
+from logit_cases import (
+    HALVES,
+    leading_shapes,
+    logit_kinds,
+    make_logits,
+    tensor_layouts,
+    vocabularies,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from alignzoo import kernels
 from alignzoo.kernels import reference
-
-# Below, at and above one vector, one block of vectors and one tile of the reduction.
-VOCABULARIES = (1, 2, 15, 16, 17, 31, 33, 127, 257, 1031, 4099)
-HALVES = (torch.bfloat16, torch.float16)
-
-logit_kinds = st.sampled_from(("normal", "huge", "minus_inf", "ties", "peaked"))
-leading_shapes = st.sampled_from(((), (0,), (1,), (5,), (17,), (2, 3), (3, 0), (2, 1, 3)))
-
-
-def make_logits(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """float64 logits of the kind named; at least one of each row is finite."""
-    logits = rng.normal(size=shape)
-    if kind == "huge":
-        logits *= 1e4
-    elif kind == "minus_inf":
-        is_cut = rng.random(shape) < 0.5
-        is_cut[..., rng.integers(shape[-1])] = False
-        logits = np.where(is_cut, -np.inf, logits)
-    elif kind == "ties":
-        logits = rng.integers(0, 2, shape).astype(np.float64)
-    elif kind == "peaked":
-        logits[..., 0] += 60
-    return logits
 
 
 def make_targets(shape: tuple[int, ...], num_tokens: int, rng: np.random.Generator) -> np.ndarray:
@@ -49,7 +34,7 @@ def make_targets(shape: tuple[int, ...], num_tokens: int, rng: np.random.Generat
 @few_examples
 @given(
     leading_shapes,
-    st.sampled_from(VOCABULARIES),
+    vocabularies,
     seeds,
     logit_kinds,
     libraries,
@@ -77,10 +62,10 @@ def test_values_in_float64_are_the_reference_to_1e12(
 @few_examples
 @given(
     leading_shapes,
-    st.sampled_from(VOCABULARIES),
+    vocabularies,
     seeds,
     logit_kinds,
-    st.sampled_from(("contiguous", "transposed", "strided")),
+    tensor_layouts,
     st.sampled_from(("log_probs", "entropy", "both")),
 )
 def test_gradients_in_float64_are_the_reference_to_1e12(

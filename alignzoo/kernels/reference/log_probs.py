@@ -13,7 +13,8 @@ from alignzoo.kernels.reference.masks import Bools, Floats, Ints
 def _log_softmax(logits: ArrayLike, temperature: float) -> Floats:
     """log p of every token of every row: x - M - log S, in float64."""
     x = np.asarray(logits, np.float64) / temperature
-    x = x - x.max(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # a row of -inf alone is NaN
+        x = x - x.max(axis=-1, keepdims=True)
     return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
 
 
@@ -157,7 +158,10 @@ def kl_divergence_grad(
     direction: str = "forward",
     temperature: float = 1.0,
 ) -> tuple[Floats, Floats]:
-    """Gradients in both logits: of KL(p || q), p (log p - log q - KL) in p's and q - p in q's."""
+    """Gradients in both logits: of KL(p || q), p (log p - log q - KL) in p's and q - p in q's.
+
+    Rows where `grad_kl` is 0 give 0 whatever their logits.
+    """
     g = np.asarray(grad_kl, np.float64)
     if direction == "reverse":
         of_q, of_p = kl_divergence_grad(logits_q, logits_p, g, temperature=temperature)
@@ -168,8 +172,9 @@ def kl_divergence_grad(
         excess = np.where(p != 0, log_p - log_q, 0.0)
     kl = _summed_where(p != 0, p * excess)
     of_p = np.where(p != 0, p * (excess - kl[..., None]), 0.0)
+    of_p, of_q = (np.where(g[..., None] == 0, 0.0, x) for x in (of_p, q - p))
     scale = g[..., None] / temperature
-    return scale * of_p, scale * (q - p)
+    return scale * of_p, scale * of_q
 
 
 def max_and_gather(q: ArrayLike, actions: ArrayLike) -> tuple[Floats, Ints, Floats]:
