@@ -74,7 +74,7 @@ def shrink(command: str) -> str:
     return command
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/kernels.md", "docs/plugins.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/plugins.md"])
 def test_python_snippets_run(page: str, tmp_path: Path) -> None:
     scripts = write_modules(tmp_path, blocks(ROOT / page, "python"))
     assert scripts or page == "docs/plugins.md"
