@@ -201,6 +201,17 @@ def test_a_token_that_only_one_side_has_costs_nothing_one_way_and_everything_the
         assert_exact_to(leaf.grad, truth, 1e-14)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_token_that_q_lacks_costs_everything_however_unlikely_in_p(dtype):
+    p, q = np.array([[0.0, -2000.0]], dtype), np.array([[0.0, -math.inf]], dtype)
+    assert kernels.kl_divergence(p, q)[0] == math.inf
+    assert kernels.kl_divergence(q, p)[0] == 0
+    # What is merely far away has a price: p gives it e^-2000 and q e^-3000.
+    assert kernels.kl_divergence(p, 1.5 * p)[0] == 0
+    far = kernels.kl_divergence(np.array([[0.0, 0.0]], dtype), p)
+    assert_exact_to(far, [1000 - math.log(2)], 1e-6)
+
+
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("bad", [math.nan, "empty"])
 def test_a_row_that_is_no_distribution_gives_nan_and_leaves_its_mates(side, bad):

@@ -128,9 +128,16 @@ def linear_token_log_probs_grad(
     return grad @ w, rows.T @ h.reshape(-1, w.shape[1]), rows.sum(axis=0)
 
 
-def _summed_where(counted: Bools, terms: Floats) -> Floats:
-    """The sum of the terms that count over the vocabulary."""
-    return np.asarray(np.where(counted, terms, 0.0).sum(axis=-1))
+def _log_ratios(log_p: Floats, log_q: Floats) -> Floats:
+    """log p - log q: 0 at tokens that p does not have, inf at those that q alone lacks."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isneginf(log_p), 0.0, log_p - log_q)
+
+
+def _expected(log_p: Floats, x: Floats) -> Floats:
+    """sum p x. An infinite x counts even where p is too small for a float."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(np.isposinf(x), x, np.exp(log_p) * x).sum(axis=-1))
 
 
 def kl_divergence(
@@ -144,10 +151,7 @@ def kl_divergence(
     first, second = _log_softmax(logits_p, temperature), _log_softmax(logits_q, temperature)
     if direction == "reverse":
         first, second = second, first
-    p = np.exp(first)
-    with np.errstate(invalid="ignore"):  # -inf - -inf, at tokens that neither has
-        kl = _summed_where(p != 0, p * (first - second))  # p is NaN in a row of -inf alone
-    return np.maximum(kl, 0.0)
+    return np.maximum(_expected(first, _log_ratios(first, second)), 0.0)
 
 
 def kl_divergence_grad(
@@ -162,19 +166,19 @@ def kl_divergence_grad(
 
     Rows where `grad_kl` is 0 give 0 whatever their logits.
     """
-    g = np.asarray(grad_kl, np.float64)
+    g = np.asarray(grad_kl, np.float64)[..., None]
     if direction == "reverse":
-        of_q, of_p = kl_divergence_grad(logits_q, logits_p, g, temperature=temperature)
+        of_q, of_p = kl_divergence_grad(logits_q, logits_p, grad_kl, temperature=temperature)
         return of_p, of_q
     log_p, log_q = _log_softmax(logits_p, temperature), _log_softmax(logits_q, temperature)
-    p, q = np.exp(log_p), np.exp(log_q)
-    with np.errstate(invalid="ignore"):
-        excess = np.where(p != 0, log_p - log_q, 0.0)
-    kl = _summed_where(p != 0, p * excess)
-    of_p = np.where(p != 0, p * (excess - kl[..., None]), 0.0)
-    of_p, of_q = (np.where(g[..., None] == 0, 0.0, x) for x in (of_p, q - p))
-    scale = g[..., None] / temperature
-    return scale * of_p, scale * of_q
+    ratios = _log_ratios(log_p, log_q)
+    with np.errstate(invalid="ignore"):  # the gradient of an infinite divergence
+        of_p = np.exp(log_p) * (ratios - _expected(log_p, ratios)[..., None])
+    of_q = np.exp(log_q) - np.exp(log_p)
+    return (
+        np.where(g == 0, 0.0, g * of_p / temperature),
+        np.where(g == 0, 0.0, g * of_q / temperature),
+    )
 
 
 def max_and_gather(q: ArrayLike, actions: ArrayLike) -> tuple[Floats, Ints, Floats]:
