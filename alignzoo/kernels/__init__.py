@@ -20,7 +20,13 @@ from alignzoo.kernels.advantages import (
     group_advantages,
     masked_whiten,
 )
-from alignzoo.kernels.logits import linear_token_log_probs, sample_tokens, token_log_probs
+from alignzoo.kernels.logits import (
+    kl_divergence,
+    linear_token_log_probs,
+    max_and_gather,
+    sample_tokens,
+    token_log_probs,
+)
 from alignzoo.kernels.losses import huber, kl_penalty, policy_loss, value_loss
 
 __all__ = [
@@ -28,9 +34,11 @@ __all__ = [
     "gae",
     "group_advantages",
     "huber",
+    "kl_divergence",
     "kl_penalty",
     "linear_token_log_probs",
     "masked_whiten",
+    "max_and_gather",
     "policy_loss",
     "sample_tokens",
     "token_log_probs",

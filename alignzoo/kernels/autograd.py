@@ -66,13 +66,15 @@ class _Native:
     """What the compiled graph takes from `torch_ops`, for plain calls."""
 
     token_log_probs = _core.token_log_probs
+    kl_divergence = _core.kl_divergence
+    kl_divergence_backward = _core.kl_divergence_backward
+    max_and_gather = _core.max_and_gather
     linear_forward = staticmethod(linear_torch.forward)
     linear_backward = staticmethod(linear_torch.backward)
 
     @staticmethod
-    def token_log_probs_gradient(logits: Tensor, *arguments: Any) -> Tensor:
-        gradient = torch.empty(logits.shape, dtype=logits.dtype)
-        _core.token_log_probs_backward(logits, *arguments, gradient)
+    def token_log_probs_gradient(*arguments: Any) -> Tensor:
+        gradient: Tensor = _core.token_log_probs_backward(*arguments, None)
         return gradient
 
 
@@ -175,3 +177,62 @@ def linear_token_log_probs(
         return _LinearTokenLogProbs.apply(*arguments)  # type: ignore[no-untyped-call]
     log_probs, entropies = _native().linear_forward(*arguments)
     return (log_probs, entropies) if entropy else log_probs
+
+
+class _KlDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits_p: Tensor, logits_q: Tensor, direction: str, temperature: float
+    ) -> Tensor:
+        divergences, saved = _native().kl_divergence(
+            logits_p, logits_q, direction, temperature, True
+        )
+        ctx.save_for_backward(logits_p, logits_q, saved)
+        ctx.options = direction, temperature
+        result: Tensor = divergences
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        logits_p, logits_q, saved = ctx.saved_tensors
+        needs = [bool(need) for need in ctx.needs_input_grad[:2]]
+        gradients = _native().kl_divergence_backward(
+            logits_p, logits_q, *ctx.options, saved, upstream, *needs
+        )
+        inputs = logits_p, logits_q, upstream
+        once = [None if g is None else _once_only(g, *inputs) for g in gradients]
+        return *once, None, None
+
+
+def kl_divergence(logits_p: Any, logits_q: Any, direction: str, temperature: float) -> Any:
+    """See `alignzoo.kernels.kl_divergence`."""
+    if needs_gradient(logits_p) or needs_gradient(logits_q):
+        return _KlDivergence.apply(  # type: ignore[no-untyped-call]
+            logits_p, logits_q, direction, temperature
+        )
+    return _native().kl_divergence(logits_p, logits_q, direction, temperature, False)[0]
+
+
+class _MaxAndGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        largest, argmax, chosen = _native().max_and_gather(q, actions)
+        ctx.save_for_backward(argmax, actions)
+        ctx.shape, ctx.dtype = q.shape, q.dtype
+        ctx.mark_non_differentiable(argmax)
+        return largest, argmax, chosen
+
+    @staticmethod
+    def backward(ctx: Any, up_max: Tensor, _: Any, up_chosen: Tensor) -> Any:
+        argmax, actions = ctx.saved_tensors
+        gradient = torch.zeros(ctx.shape, dtype=ctx.dtype)
+        for index, up in ((argmax, up_max), (actions.long(), up_chosen)):
+            gradient.scatter_add_(-1, index[..., None], up.detach().to(ctx.dtype)[..., None])
+        return _once_only(gradient, up_max, up_chosen), None
+
+
+def max_and_gather(q: Any, actions: Any) -> Any:
+    """See `alignzoo.kernels.max_and_gather`."""
+    if needs_gradient(q):
+        return _MaxAndGather.apply(q, actions)  # type: ignore[no-untyped-call]
+    return _native().max_and_gather(q, actions)

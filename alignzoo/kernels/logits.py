@@ -1,4 +1,4 @@
-"""Log-probs, entropies and draws from logits."""
+"""Log-probs, entropies, divergences, draws and maxima of rows of logits or action values."""
 
 from __future__ import annotations
 
@@ -208,3 +208,78 @@ def sample_tokens(
         logits, temperature, top_k, top_p, seed, offset, row_ids
     )
     return drawn
+
+
+def kl_divergence(
+    logits_p: Array,
+    logits_q: Array,
+    *,
+    direction: Literal["forward", "reverse"] = "forward",
+    temperature: float = 1.0,
+) -> Array:
+    """Divergences, [...], between the distributions of two rows of logits, in nats.
+
+    "forward": KL(p || q) = sum_j p_j (log p_j - log q_j); "reverse": KL(q || p), where p and q are
+    softmax(logits / temperature). One pass over both. With x and y the logits over the temperature,
+    each from its row's maximum, and S_p, S_q the sums of their exponentials, KL(p || q) = sum_j
+    e^{x_j} (x_j - y_j) / S_p - log S_p + log S_q. Exact over the whole vocabulary, unlike the
+    estimators of `kl_penalty`.
+
+    A logit of -inf has probability 0: such terms of the first distribution count 0, and the
+    divergence is inf where only the second has one. It is never negative. A row with NaN or +inf,
+    or with nothing but -inf, gives NaN.
+
+    torch: differentiable in both, once: by logits_p, where t is the temperature, p_j (log p_j -
+    log q_j - KL) / t, and by logits_q (q_j - p_j) / t. A pass back reads both once and writes what
+    is needed. Rows whose upstream gradient is 0 are not read. Where KL is inf the first is NaN.
+
+    Args:
+        logits_p: [..., V], float32, float64, bfloat16 or float16, any strides.
+        logits_q: same shape and dtype.
+        direction: "forward" or "reverse".
+        temperature: above 0, of both.
+
+    Returns:
+        [...]: float64 for float64 logits, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type, or arrays of different dtypes.
+        ValueError: shapes that disagree, an option out of range.
+    """
+    if is_torch(logits_p):
+        from alignzoo.kernels import autograd
+
+        of_torch: Array = autograd.kl_divergence(logits_p, logits_q, direction, temperature)
+        return of_torch
+    divergences: Array = _core.kl_divergence(logits_p, logits_q, direction, temperature, False)[0]
+    return divergences
+
+
+def max_and_gather(q: Array, actions: Array) -> tuple[Array, Array, Array]:
+    """The largest value of each row, [...], its index, [...], and the action's value, [...].
+
+    (max_a q_a, argmax_a q_a, q_action) in one read of the rows: what a Q-learning target and its
+    loss need. Of equal values the lowest index wins. NaN spreads: the maximum is then NaN, and its
+    index that of the first NaN. -inf (a forbidden action) is legal.
+
+    torch: differentiable in `q`, once; the gradient of the maximum goes to its index, that of the
+    chosen value to the action.
+
+    Args:
+        q: [..., V], float32, float64, bfloat16 or float16, any strides.
+        actions: [...] integers in [0, V).
+
+    Returns:
+        (max, argmax, chosen): argmax int64, the values float64 for float64 `q`, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: shapes that disagree, an action out of range.
+    """
+    if is_torch(q):
+        from alignzoo.kernels import autograd
+
+        of_torch: tuple[Array, Array, Array] = autograd.max_and_gather(q, actions)
+        return of_torch
+    found: tuple[Array, Array, Array] = _core.max_and_gather(q, actions)
+    return found

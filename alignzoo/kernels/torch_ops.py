@@ -93,17 +93,41 @@ _token_log_probs = _operator(
 )
 
 
-def _token_log_probs_gradient(logits: Tensor, *arguments: Any) -> Tensor:
-    gradient = torch.empty(logits.shape, dtype=logits.dtype)
-    _core.token_log_probs_backward(logits, *arguments, gradient)
-    return gradient
-
-
 _token_log_probs_backward = _operator(
     "token_log_probs_backward(Tensor logits, Tensor targets, float temperature, int ignore_index, "
     "Tensor saved, Tensor? up_log_probs, Tensor? up_entropy) -> Tensor",
-    _token_log_probs_gradient,
+    lambda *arguments: _core.token_log_probs_backward(*arguments, None),
     lambda logits, *_: logits.new_empty(logits.shape),
+)
+_kl_divergence = _operator(
+    "kl_divergence(Tensor logits_p, Tensor logits_q, str direction, float temperature, bool save)"
+    " -> Tensor[]",
+    lambda *arguments: _present(*_core.kl_divergence(*arguments)),
+    lambda logits_p, logits_q, direction, temperature, save: [
+        _wide(logits_p, logits_p.shape[:-1]),
+        *([logits_p.new_empty((*logits_p.shape[:-1], 5), dtype=torch.float64)] * save),
+    ],
+)
+
+
+_kl_divergence_backward = _operator(
+    "kl_divergence_backward(Tensor logits_p, Tensor logits_q, str direction, float temperature, "
+    "Tensor saved, Tensor upstream, bool needs_p, bool needs_q) -> Tensor[]",
+    lambda *arguments: _present(*_core.kl_divergence_backward(*arguments)),
+    lambda logits_p, logits_q, *arguments: [
+        z.new_empty(z.shape)
+        for z, need in zip((logits_p, logits_q), arguments[-2:], strict=True)
+        if need
+    ],
+)
+_max_and_gather = _operator(
+    "max_and_gather(Tensor q, Tensor actions) -> (Tensor, Tensor, Tensor)",
+    _core.max_and_gather,
+    lambda q, actions: (
+        _wide(q, q.shape[:-1]),
+        q.new_empty(q.shape[:-1], dtype=torch.int64),
+        _wide(q, q.shape[:-1]),
+    ),
 )
 _linear_forward = _operator(
     "linear_token_log_probs(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, "
@@ -184,11 +208,18 @@ gae = _gae
 discounted_returns = _discounted_returns
 group_advantages = _group_advantages
 sample_tokens = _sample_tokens
+max_and_gather = _max_and_gather
 
 
 def _as_tensor(number: Any) -> Any:
     """Numbers that may also be 0-d tensors enter the graph as the latter."""
     return number if number is None or isinstance(number, Tensor) else torch.tensor(float(number))
+
+
+def _spread(found: Sequence[Tensor], needs: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    """What was asked for, in its place."""
+    rest = iter(found)
+    return tuple(next(rest) if need else None for need in needs)
 
 
 def masked_whiten(
@@ -218,8 +249,16 @@ def token_log_probs(
     return found[0], found[1] if entropy else None, found[-1] if save else None
 
 
-def token_log_probs_gradient(*arguments: Any) -> Any:
-    return _token_log_probs_backward(*arguments)
+token_log_probs_gradient = _token_log_probs_backward
+
+
+def kl_divergence(*arguments: Any) -> Any:
+    found = _kl_divergence(*arguments)
+    return found[0], found[1] if arguments[-1] else None
+
+
+def kl_divergence_backward(*arguments: Any) -> Any:
+    return _spread(_kl_divergence_backward(*arguments), arguments[-2:])
 
 
 def linear_forward(*arguments: Any) -> Any:
@@ -228,9 +267,7 @@ def linear_forward(*arguments: Any) -> Any:
 
 
 def linear_backward(*arguments: Any) -> Any:
-    needs = arguments[6]
-    found = iter(_linear_backward(*arguments))
-    return tuple(next(found) if need else None for need in needs)
+    return _spread(_linear_backward(*arguments), arguments[6])
 
 
 def policy_loss(*arguments: Any) -> Any:

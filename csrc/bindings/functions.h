@@ -25,12 +25,24 @@ py::object token_log_probs(py::object function, py::object logits, py::object ta
 // Raises for targets or a temperature that linear_token_log_probs cannot take.
 void check_linear(py::object function, py::object hidden, py::object weight, py::object targets,
                   py::object ignore_index, py::object temperature);
-// Writes the gradient into `gradient`, which may be `logits` itself.
-void token_log_probs_backward(py::object logits, py::object targets, py::object temperature,
-                              py::object ignore_index, py::object saved, py::object up_log_probs,
-                              py::object up_entropy, py::object gradient);
+// The gradient, written into `gradient`, which may be `logits` itself, or where that is None, into
+// a new array.
+py::object token_log_probs_backward(py::object logits, py::object targets, py::object temperature,
+                                    py::object ignore_index, py::object saved,
+                                    py::object up_log_probs, py::object up_entropy,
+                                    py::object gradient);
 py::object sample_tokens(py::object logits, py::object temperature, py::object top_k,
                          py::object top_p, py::object seed, py::object offset, py::object row_ids);
+
+// (divergences, saved [..., 5] or None)
+py::object kl_divergence(py::object logits_p, py::object logits_q, py::object direction,
+                         py::object temperature, py::object save);
+// (gradient of logits_p or None, gradient of logits_q or None)
+py::object kl_divergence_backward(py::object logits_p, py::object logits_q, py::object direction,
+                                  py::object temperature, py::object saved, py::object upstream,
+                                  py::object needs_p, py::object needs_q);
+// (max, argmax, chosen)
+py::object max_and_gather(py::object q, py::object actions);
 
 // (loss, gradient or None, stats)
 py::object policy_loss(py::object log_probs, py::object old_log_probs, py::object advantages,

@@ -2,85 +2,17 @@
 #include <limits>
 
 #include "bindings/functions.h"
-#include "bindings/tokens.h"
+#include "bindings/logit_rows.h"
 
 namespace alignzoo::bindings {
 namespace {
 
-// Rows of an array [..., V]: leading dimensions that lie evenly are merged; where more than two
-// are left, or the last is strided, the array is copied first.
-cpu::LogitRows logit_rows(const Call& call, Array& logits) {
-  if (logits.ndim() < 1) call.value_error("`" + logits.name + "` is []; expected [..., V]");
-  cpu::LogitRows rows;
-  rows.vocabulary = logits.shape.back();
-  rows.count = 1;
-  for (int i = 0; i + 1 < logits.ndim(); ++i) rows.count *= logits.shape[i];
-  if (rows.count > 0 && rows.vocabulary == 0) {
-    call.value_error("`" + logits.name + "` is " + text_of(logits.shape) +
-                     "; the vocabulary must hold at least one token");
-  }
-  Shape sizes, strides;  // merged leading dimensions, innermost first
-  for (int i = logits.ndim() - 2; i >= 0; --i) {
-    if (logits.shape[i] == 1) continue;
-    if (!sizes.empty() && logits.strides[i] == strides.back() * sizes.back()) {
-      sizes.back() *= logits.shape[i];
-    } else {
-      sizes.push_back(logits.shape[i]);
-      strides.push_back(logits.strides[i]);
-    }
-  }
-  if (sizes.size() > 2 || (rows.vocabulary > 1 && logits.strides.back() != 1)) {
-    make_contiguous(logits);
-    sizes = {rows.count};
-    strides = {rows.vocabulary};
-  }
-  if (!sizes.empty()) {
-    rows.inner = std::max<int64_t>(1, sizes[0]);
-    rows.inner_stride = strides[0];
-    if (sizes.size() == 2) rows.outer_stride = strides[1];
-  }
-  return rows;
-}
-
 // Targets with the ignored ones as -1.
 std::vector<int64_t> targets_of(const Call& call, py::handle object, const Array& logits,
-                                int64_t vocabulary, int64_t ignore_index) {
-  Array targets = call.integers("targets", object, logits);
-  const Shape expected(logits.shape.begin(), logits.shape.end() - 1);
-  if (targets.shape != expected) {
-    call.value_error("`targets` is " + text_of(targets.shape) + " but `" + logits.name + "` is " +
-                     text_of(logits.shape) + "; `targets` must be " + text_of(expected));
-  }
-  std::vector<int64_t> out = int64s_of(targets);
-  for (int64_t& target : out) {
-    if (target == ignore_index) {
-      target = -1;
-    } else if (target < 0 || target >= vocabulary) {
-      call.value_error("`targets` holds " + std::to_string(target) + "; expected 0 to " +
-                       std::to_string(vocabulary - 1) + ", or ignore_index " +
-                       std::to_string(ignore_index));
-    }
-  }
-  return out;
-}
-
-// Calls body with the storage type and the type it is computed in.
-template <class Body>
-void by_storage(DType dtype, Body body) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return body(float{}, float{});
-    case DType::kFloat64:
-      return body(double{}, double{});
-    case DType::kBfloat16:
-      return body(cpu::Bfloat16{}, float{});
-    default:
-      return body(cpu::Float16{}, float{});
-  }
-}
-
-DType statistics_dtype(DType dtype) {
-  return dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+                                int64_t vocabulary, py::handle ignore_index) {
+  const int64_t ignored =
+      call.integer("ignore_index", ignore_index, std::numeric_limits<int64_t>::min());
+  return row_indices(call, "targets", object, logits, vocabulary, &ignored);
 }
 
 }  // namespace
@@ -90,8 +22,7 @@ void check_linear(py::object function, py::object hidden_in, py::object weight, 
   const Call call(PyUnicode_AsUTF8(function.ptr()));
   const Array hidden = call.floats("hidden", hidden_in, true);
   call.temperature(temperature, false);
-  targets_of(call, targets, hidden, call.array("weight", weight).shape[0],
-             call.integer("ignore_index", ignore_index, std::numeric_limits<int64_t>::min()));
+  targets_of(call, targets, hidden, call.array("weight", weight).shape[0], ignore_index);
 }
 
 py::object token_log_probs(py::object function, py::object logits_in, py::object targets_in,
@@ -102,11 +33,10 @@ py::object token_log_probs(py::object function, py::object logits_in, py::object
   const cpu::LogitRows rows = logit_rows(call, logits);
   const double temperature = call.temperature(temperature_in, false);
   const bool entropy = call.flag("entropy", entropy_in), save = call.flag("save", save_in);
-  const std::vector<int64_t> targets = targets_of(
-      call, targets_in, logits, rows.vocabulary,
-      call.integer("ignore_index", ignore_index_in, std::numeric_limits<int64_t>::min()));
+  const std::vector<int64_t> targets =
+      targets_of(call, targets_in, logits, rows.vocabulary, ignore_index_in);
 
-  Shape shape(logits.shape.begin(), logits.shape.end() - 1);
+  Shape shape = leading(logits);
   const DType dtype = statistics_dtype(logits.dtype);
   Output log_probs = make_output(logits.library, dtype, shape), entropies, saved;
   if (entropy) entropies = make_output(logits.library, dtype, shape);
@@ -123,28 +53,32 @@ py::object token_log_probs(py::object function, py::object logits_in, py::object
                              log_probs.as<T>(), entropies.as<T>(), saved.as<double>()},
                             threads);
   });
-  auto or_none = [](const Output& out) { return out.object ? out.object : py::object(py::none()); };
-  return py::make_tuple(log_probs.object, or_none(entropies), or_none(saved));
+  return py::make_tuple(log_probs.object, object_or_none(entropies), object_or_none(saved));
 }
 
-void token_log_probs_backward(py::object logits_in, py::object targets_in,
-                              py::object temperature_in, py::object ignore_index,
-                              py::object saved_in, py::object up_log_probs, py::object up_entropy,
-                              py::object gradient_in) {
+py::object token_log_probs_backward(py::object logits_in, py::object targets_in,
+                                    py::object temperature_in, py::object ignore_index,
+                                    py::object saved_in, py::object up_log_probs,
+                                    py::object up_entropy, py::object gradient_in) {
   const Call call("token_log_probs_backward");
   Array logits = call.floats("logits", logits_in, true);
   const cpu::LogitRows rows = logit_rows(call, logits);
   const double temperature = call.temperature(temperature_in, false);
   const std::vector<int64_t> targets =
-      targets_of(call, targets_in, logits, rows.vocabulary,
-                 call.integer("ignore_index", ignore_index, std::numeric_limits<int64_t>::min()));
-  Array gradient = call.floats("gradient", gradient_in, true);
-  call.check_shape(gradient, logits, "both must be [..., V]");
-  if (gradient.dtype != logits.dtype || !gradient.contiguous()) {
-    call.type_error("`gradient` must be contiguous and of the dtype of `logits`");
+      targets_of(call, targets_in, logits, rows.vocabulary, ignore_index);
+  Output gradient;
+  if (gradient_in.is_none()) {
+    gradient = make_output(logits.library, logits.dtype, logits.shape);
+  } else {
+    const Array given = call.floats("gradient", gradient_in, true);
+    call.check_shape(given, logits, "both must be [..., V]");
+    if (given.dtype != logits.dtype || !given.contiguous()) {
+      call.type_error("`gradient` must be contiguous and of the dtype of `logits`");
+    }
+    gradient = {gradient_in, given.data};
   }
   Array saved = call.floats("saved", saved_in);
-  Shape shape(logits.shape.begin(), logits.shape.end() - 1);
+  Shape shape = leading(logits);
   auto upstream = [&](const char* name, py::handle object) {
     if (object.is_none()) return Array();
     Array out = call.floats(name, object);
@@ -174,6 +108,7 @@ void token_log_probs_backward(py::object logits_in, py::object targets_in,
          up_log_prob.as<const T>(), up_entropies.as<const T>(), gradient.as<S>()},
         threads);
   });
+  return gradient.object;
 }
 
 py::object sample_tokens(py::object logits_in, py::object temperature_in, py::object top_k_in,

@@ -53,6 +53,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("token_log_probs", bindings::token_log_probs);
   m.def("token_log_probs_backward", bindings::token_log_probs_backward);
   m.def("sample_tokens", bindings::sample_tokens);
+  m.def("kl_divergence", bindings::kl_divergence);
+  m.def("kl_divergence_backward", bindings::kl_divergence_backward);
+  m.def("max_and_gather", bindings::max_and_gather);
   m.def("policy_loss", bindings::policy_loss);
   m.def("value_loss", bindings::value_loss);
   m.def("kl_penalty", bindings::kl_penalty);

@@ -133,7 +133,10 @@ namespace {
 
 DlpackType dlpack_type_of(DType dtype) {
   const auto bits = static_cast<uint8_t>(8 * size_of(dtype));
-  return {dtype == DType::kInt64 ? kDlpackInt : kDlpackFloat, bits, 1};
+  const auto code = dtype == DType::kInt64      ? kDlpackInt
+                    : dtype == DType::kBfloat16 ? kDlpackBfloat
+                                                : kDlpackFloat;
+  return {code, bits, 1};
 }
 
 // By torch's own allocator, without a Python call; false if it could not.

@@ -28,6 +28,12 @@ template <class S, class T>
 void token_log_probs_backward(const TokenLogProbsBackwardArgs<S, T>& args, int threads);
 template <class S, class T>
 void sample_tokens(SampleArgs<S, T>& args, int threads);
+template <class S, class T>
+void kl_divergence(const DivergenceArgs<S, T>& args, int threads);
+template <class S, class T>
+void kl_divergence_backward(const DivergenceBackwardArgs<S, T>& args, int threads);
+template <class S, class T>
+void max_and_gather(const GatherArgs<S, T>& args, int threads);
 
 // This instruction set's table.
 extern const Kernels kTable;

@@ -107,6 +107,39 @@ struct TokenLogProbsBackwardArgs {
   S* gradient;
 };
 
+// Two rows of logits a and b, and KL(a || b) of the distributions they stand for.
+// saved, [rows, 5] or null: maximum and log-sum of a, of b, and the divergence before it is clamped
+// at 0, for the backward pass.
+template <class S, class T>
+struct DivergenceArgs {
+  LogitRows a_rows, b_rows;
+  const S *a, *b;
+  double inverse_temperature;
+  T* value;
+  double* saved;
+};
+
+// Either gradient may be null. Their rows are contiguous.
+template <class S, class T>
+struct DivergenceBackwardArgs {
+  LogitRows a_rows, b_rows;
+  const S *a, *b;
+  double inverse_temperature;
+  const double* saved;
+  const T* upstream;
+  S *a_gradient, *b_gradient;
+};
+
+template <class S, class T>
+struct GatherArgs {
+  LogitRows rows;
+  const S* q;
+  const int64_t* actions;
+  T* max;
+  int64_t* argmax;
+  T* chosen;
+};
+
 template <class S, class T>
 struct SampleArgs {
   LogitRows rows;
@@ -180,6 +213,9 @@ struct LogitKernels {
   void (*token_log_probs)(const TokenLogProbsArgs<S, T>&, int threads);
   void (*token_log_probs_backward)(const TokenLogProbsBackwardArgs<S, T>&, int threads);
   void (*sample_tokens)(SampleArgs<S, T>&, int threads);
+  void (*kl_divergence)(const DivergenceArgs<S, T>&, int threads);
+  void (*kl_divergence_backward)(const DivergenceBackwardArgs<S, T>&, int threads);
+  void (*max_and_gather)(const GatherArgs<S, T>&, int threads);
 };
 struct Kernels {
   const char* isa;

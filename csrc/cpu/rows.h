@@ -12,6 +12,9 @@ inline namespace ALIGNZOO_ISA {
 // first, and the exponentials are then summed from the first-level cache.
 constexpr int64_t kChunk = 1024;
 
+// Asks for the cache line at an address, which may lie beyond an array's end.
+ALIGNZOO_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
+
 template <class Body>
 ALIGNZOO_INLINE void for_each_row(const LogitRows& rows, int threads, Body body) {
   const int64_t per_block = larger(1, 4 * kTile / larger(1, rows.vocabulary));

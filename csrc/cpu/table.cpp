@@ -7,20 +7,20 @@
 namespace alignzoo::cpu {
 inline namespace ALIGNZOO_ISA {
 
+#define ALIGNZOO_LOGIT_KERNELS(S, T)                                           \
+  {token_log_probs<S, T>, token_log_probs_backward<S, T>, sample_tokens<S, T>, \
+   kl_divergence<S, T>,   kl_divergence_backward<S, T>,   max_and_gather<S, T>}
+
 const Kernels kTable = {
     ALIGNZOO_STRING(ALIGNZOO_ISA),
     {gae<float>, moments<float>, whiten<float>, policy_loss<float>, value_loss<float>,
      kl_penalty<float>, huber<float>},
     {gae<double>, moments<double>, whiten<double>, policy_loss<double>, value_loss<double>,
      kl_penalty<double>, huber<double>},
-    {token_log_probs<float, float>, token_log_probs_backward<float, float>,
-     sample_tokens<float, float>},
-    {token_log_probs<double, double>, token_log_probs_backward<double, double>,
-     sample_tokens<double, double>},
-    {token_log_probs<Bfloat16, float>, token_log_probs_backward<Bfloat16, float>,
-     sample_tokens<Bfloat16, float>},
-    {token_log_probs<Float16, float>, token_log_probs_backward<Float16, float>,
-     sample_tokens<Float16, float>},
+    ALIGNZOO_LOGIT_KERNELS(float, float),
+    ALIGNZOO_LOGIT_KERNELS(double, double),
+    ALIGNZOO_LOGIT_KERNELS(Bfloat16, float),
+    ALIGNZOO_LOGIT_KERNELS(Float16, float),
 };
 
 }  // namespace ALIGNZOO_ISA

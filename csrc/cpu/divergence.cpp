@@ -1,0 +1,128 @@
+// The divergence of two rows of logits: one read of both forward; backward one read of both and one
+// write of each gradient.
+#include "math/divergence.h"
+
+#include "cpu/rows.h"
+
+namespace alignzoo::cpu {
+inline namespace ALIGNZOO_ISA {
+namespace {
+
+// The sums of n <= kChunk logits relative to the two maxima.
+template <class S>
+ALIGNZOO_INLINE void add_chunk(const S* a, const S* b, int64_t n, Compute<S> scale,
+                               math::DivergenceSums& row) {
+  using T = Compute<S>;
+  const T lowest = -static_cast<T>(__builtin_inf());
+  const Wide<T> zero(T(0)), factor(scale), a_shift(finite_shift<T>(row.a_max)),
+      b_shift(finite_shift<T>(row.b_max));
+  Wide<T> a_sum = zero, b_sum = zero, weighted = zero, largest(lowest);
+  auto take = [&](const Wide<T>& a_logits, const Wide<T>& b_logits) __attribute__((always_inline)) {
+    const Wide<T> x = (a_logits - a_shift) * factor, y = (b_logits - b_shift) * factor;
+    const Wide<T> e = math::exp_nonpositive(x);
+    a_sum = a_sum + e;
+    b_sum = b_sum + math::exp_nonpositive(y);
+    const Wide<T> ratio = math::log_ratio(x, y);
+    weighted = fma(e, ratio, weighted);
+    largest = max(ratio, largest);
+  };
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    prefetch(a + j + kChunk);
+    prefetch(b + j + kChunk);
+    take(load_as_compute(a + j), load_as_compute(b + j));
+  }
+  if (j < n) {
+    const int left = static_cast<int>(n - j);
+    take(load_first(a + j, left, lowest), load_first(b + j, left, lowest));
+  }
+  row.a_sum += static_cast<double>(sum_lanes(a_sum));
+  row.b_sum += static_cast<double>(sum_lanes(b_sum));
+  row.weighted += static_cast<double>(sum_lanes(weighted));
+  row.largest = math::max(static_cast<double>(max_lanes(largest)), row.largest);
+}
+
+template <class S>
+ALIGNZOO_INLINE math::DivergenceSums divergence_sums(const S* a, const S* b, int64_t vocabulary,
+                                                     double inverse_temperature) {
+  const double none = -__builtin_inf();
+  math::DivergenceSums row{none, 0.0, none, 0.0, 0.0, none};
+  for (int64_t begin = 0; begin < vocabulary; begin += kChunk) {
+    const int64_t n = smaller(kChunk, vocabulary - begin);
+    const double a_max = static_cast<double>(chunk_max(a + begin, n));
+    const double b_max = static_cast<double>(chunk_max(b + begin, n));
+    if (a_max > row.a_max) {
+      math::shift_sums((row.a_max - a_max) * inverse_temperature, row.a_sum, row.weighted);
+      row.a_max = a_max;
+    }
+    if (b_max > row.b_max) {
+      math::shift_divergence((row.b_max - b_max) * inverse_temperature, row);
+      row.b_max = b_max;
+    }
+    add_chunk(a + begin, b + begin, n, static_cast<Compute<S>>(inverse_temperature), row);
+  }
+  return row;
+}
+
+}  // namespace
+
+template <class S, class T>
+void kl_divergence(const DivergenceArgs<S, T>& args, int threads) {
+  for_each_row(args.a_rows, threads, [&](int64_t row) {
+    const math::DivergenceSums sums =
+        divergence_sums(args.a + args.a_rows.offset(row), args.b + args.b_rows.offset(row),
+                        args.a_rows.vocabulary, args.inverse_temperature);
+    const double a_log_sum = __builtin_log(sums.a_sum), b_log_sum = __builtin_log(sums.b_sum);
+    const double divergence = math::divergence_of(sums, a_log_sum, b_log_sum);
+    args.value[row] = static_cast<T>(divergence < 0 ? 0.0 : divergence);
+    if (args.saved) {
+      const double saved[5] = {sums.a_max, a_log_sum, sums.b_max, b_log_sum, divergence};
+      memcpy(args.saved + 5 * row, saved, sizeof saved);
+    }
+  });
+}
+
+template <class S, class T>
+void kl_divergence_backward(const DivergenceBackwardArgs<S, T>& args, int threads) {
+  const int64_t vocabulary = args.a_rows.vocabulary;
+  for_each_row(args.a_rows, threads, [&](int64_t row) {
+    S* a_gradient = args.a_gradient ? args.a_gradient + row * vocabulary : nullptr;
+    S* b_gradient = args.b_gradient ? args.b_gradient + row * vocabulary : nullptr;
+    if (args.upstream[row] == T(0)) {
+      const size_t bytes = sizeof(S) * static_cast<size_t>(vocabulary);
+      if (a_gradient) memset(a_gradient, 0, bytes);
+      if (b_gradient) memset(b_gradient, 0, bytes);
+      return;
+    }
+    const S *a = args.a + args.a_rows.offset(row), *b = args.b + args.b_rows.offset(row);
+    const double* saved = args.saved + 5 * row;
+    const T inverse_temperature = static_cast<T>(args.inverse_temperature);
+    const Wide<T> a_max(static_cast<T>(saved[0])), a_log_sum(static_cast<T>(saved[1])),
+        b_max(static_cast<T>(saved[2])), b_log_sum(static_cast<T>(saved[3])),
+        divergence(static_cast<T>(saved[4])), scale(inverse_temperature),
+        up(inverse_temperature * args.upstream[row]);
+    for (int64_t j = 0; j < vocabulary; j += kLanes) {
+      const int n = static_cast<int>(smaller(kLanes, vocabulary - j));
+      const Wide<T> log_p = (load_up_to(a + j, n) - a_max) * scale - a_log_sum;
+      const Wide<T> log_q = (load_up_to(b + j, n) - b_max) * scale - b_log_sum;
+      if (a_gradient) {
+        store_up_to(a_gradient + j, n, up * math::divergence_gradient_a(log_p, log_q, divergence));
+      }
+      if (b_gradient) {
+        store_up_to(b_gradient + j, n, up * math::divergence_gradient_b(log_p, log_q));
+      }
+    }
+  });
+}
+
+#define ALIGNZOO_INSTANTIATE(S, T)                                     \
+  template void kl_divergence<S, T>(const DivergenceArgs<S, T>&, int); \
+  template void kl_divergence_backward<S, T>(const DivergenceBackwardArgs<S, T>&, int);
+ALIGNZOO_INSTANTIATE(float, float)
+ALIGNZOO_INSTANTIATE(double, double)
+ALIGNZOO_INSTANTIATE(Bfloat16, float)
+ALIGNZOO_INSTANTIATE(Float16, float)
+#undef ALIGNZOO_INSTANTIATE
+
+}  // namespace ALIGNZOO_ISA
+}  // namespace alignzoo::cpu

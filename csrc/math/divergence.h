@@ -1,0 +1,64 @@
+// KL(a || b) of the distributions of two rows of logits, in one pass over both.
+//
+// With x_j = (a_j - max a) / t, y_j = (b_j - max b) / t, S_a = sum e^{x_j}, S_b = sum e^{y_j} and
+// D = sum e^{x_j} (x_j - y_j):
+//
+//   KL = sum p_j (log p_j - log q_j) = D / S_a - log S_a + log S_b.
+//
+// A logit of -inf in `a` contributes 0; one in `b` alone makes the divergence infinite.
+#pragma once
+
+#include "math/softmax.h"
+
+namespace alignzoo::math {
+inline namespace ALIGNZOO_ISA {
+
+template <class T>
+struct LargestOf;
+template <>
+struct LargestOf<float> {
+  static constexpr float kValue = 3.40282347e38f;
+};
+template <>
+struct LargestOf<double> {
+  static constexpr double kValue = 1.7976931348623157e308;
+};
+
+// Of the rows so far. `largest` is the greatest x_j - y_j, +inf where the divergence is infinite.
+struct DivergenceSums {
+  double a_max, a_sum, b_max, b_sum, weighted, largest;
+};
+
+// Moves the sums of `b` by the change of its maximum, over the temperature.
+ALIGNZOO_HD void shift_divergence(double shift, DivergenceSums& sums) {
+  // From -inf there is nothing to move: so far `a` had no mass, or the divergence is infinite.
+  if (shift > -__builtin_inf()) sums.weighted = sums.weighted - shift * sums.a_sum;
+  sums.b_sum = exp_nonpositive(shift) * sums.b_sum;
+}
+
+// The divergence before rounding below 0 is clamped.
+ALIGNZOO_HD double divergence_of(const DivergenceSums& sums, double a_log_sum, double b_log_sum) {
+  const bool defined = sums.a_sum > 0 && sums.b_sum > 0;  // false for NaN too
+  if (!defined) return __builtin_nan("");
+  if (sums.largest == __builtin_inf()) return sums.largest;
+  return sums.weighted / sums.a_sum - a_log_sum + b_log_sum;
+}
+
+// x - y where it is a number above -inf, else something finite: its weight is 0 there.
+template <class F>
+ALIGNZOO_HD F log_ratio(F x, F y) {
+  return max(x - y, F(-LargestOf<Element<F>>::kValue));
+}
+
+// Gradients by x_j and y_j, from log p_j and log q_j.
+template <class F>
+ALIGNZOO_HD F divergence_gradient_a(F log_p, F log_q, F divergence) {
+  return exp_nonpositive(log_p) * (log_ratio(log_p, log_q) - divergence);
+}
+template <class F>
+ALIGNZOO_HD F divergence_gradient_b(F log_p, F log_q) {
+  return exp_nonpositive(log_q) - exp_nonpositive(log_p);
+}
+
+}  // namespace ALIGNZOO_ISA
+}  // namespace alignzoo::math
