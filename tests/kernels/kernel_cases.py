@@ -76,3 +76,12 @@ def bits(x: Any) -> bytes:
     """Shape, dtype and every bit of an output."""
     array = to_numpy(x)
     return repr((array.shape, array.dtype.str)).encode() + array.tobytes()
+
+
+def leaves(result: Any) -> list[Any]:
+    """The arrays of a kernel's result, in order."""
+    if isinstance(result, dict):
+        return [x for name in sorted(result) for x in leaves(result[name])]
+    if isinstance(result, tuple):
+        return [x for part in result for x in leaves(part)]
+    return [result]

@@ -559,17 +559,6 @@ def test_a_single_row_may_come_without_its_batch_dimension():
     assert bits(flat_grad) == bits(grad[0])
 
 
-@pytest.mark.parametrize("aggregate", ["token_mean", "sequence_mean", "token_sum"])
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_an_all_masked_batch_is_an_error_that_names_rows_and_never_a_loss_of_0(aggregate, library):
-    x = given_as(library, np.ones((3, 4)))
-    mask = given_as(library, np.zeros((3, 4), bool))
-    with pytest.raises(ValueError, match=r"policy_loss: `mask`.*row"):
-        kernels.policy_loss(x, x, x, mask, clip_range=0.2, aggregate=aggregate)
-    with pytest.raises(ValueError, match=r"value_loss: `mask`.*row"):
-        kernels.value_loss(x, x, x, mask)
-
-
 def test_an_all_masked_part_of_a_split_batch_adds_nothing():
     x = torch.ones(3, 4)
     mask = torch.zeros(3, 4, dtype=torch.bool)

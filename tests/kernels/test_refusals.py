@@ -3,9 +3,13 @@
 import inspect
 import re
 
+import numpy as np
 import pytest
-from every_kernel import KERNELS, RowStarts
-from kernel_cases import LIBRARIES, bits
+from every_kernel import KERNELS, Array, RowStarts
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_cases import LIBRARIES, bits, given_as
+from kernel_strategies import few_examples
 
 from alignzoo import kernels
 
@@ -53,3 +57,42 @@ def test_a_bad_argument_is_refused_by_function_and_name_before_any_work(name, ar
         for value, error in parameter.bad(library)
     }
     assert not {value: text for value, text in complaints.items() if text}
+
+
+NOTHING_ELSE = (TypeError, ValueError, RuntimeError)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@few_examples
+@given(st.data(), st.sampled_from(LIBRARIES))
+def test_several_bad_arguments_are_refused_by_the_name_of_one(name, data, library):
+    kernel = KERNELS[name]
+    spoiled = data.draw(st.sets(st.sampled_from([*kernel.parameters]), min_size=1))
+    arguments = kernel.good(library, is_packed="cu_seqlens" in spoiled)
+    for argument in sorted(spoiled):
+        cases = [value for value, _ in kernel.parameters[argument].bad(library)]
+        arguments[argument] = data.draw(st.sampled_from(cases))
+    with pytest.raises(NOTHING_ELSE, match=f"^{name}: .*`({'|'.join(spoiled)})`"):
+        getattr(kernels, name)(**arguments)
+
+
+odd_shapes = st.lists(st.sampled_from((0, 1, 2, 3, 5, 7)), max_size=3).map(tuple)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@few_examples
+@given(st.data(), st.sampled_from(LIBRARIES))
+def test_arrays_of_any_shapes_and_dtypes_are_taken_or_refused_by_name(name, data, library):
+    arguments = KERNELS[name].good(library)
+    for argument, parameter in KERNELS[name].parameters.items():
+        if isinstance(parameter, Array) and data.draw(st.booleans()):
+            dtype = data.draw(st.sampled_from(("float32", "float64", "int64", "int8", "bool")))
+            array = np.resize(parameter.good, data.draw(odd_shapes)).astype(dtype)
+            arguments[argument] = given_as(library, array)
+    refusal = None
+    try:
+        getattr(kernels, name)(**arguments)
+    except NOTHING_ELSE as caught:
+        refusal = str(caught)
+    names = "|".join(KERNELS[name].parameters)
+    assert refusal is None or re.match(f"{name}: .*`({names})`", refusal)
