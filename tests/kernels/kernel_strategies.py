@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from kernel_cases import LIBRARIES
+from kernel_cases import FLOATS, LIBRARIES
 
 # Around the virtual width of 16 lanes, primes that no tile divides, and one above 1024 and, times
 # 17 rows, 16384 elements: blocks that work is cut into.
@@ -22,4 +22,6 @@ libraries = st.sampled_from(LIBRARIES)
 layouts = st.sampled_from(("contiguous", "transposed", "strided", "reversed", "read_only"))
 shapes = st.tuples(rows, lengths)
 sources = st.tuples(libraries, layouts)
+float_dtypes = st.sampled_from(FLOATS)
+integer_dtypes = st.sampled_from(("int32", "int64"))
 mask_kinds = st.sampled_from(("absent", "all", "none", "right_padded", "left_padded", "holes"))

@@ -11,6 +11,7 @@ HALVES = (torch.bfloat16, torch.float16)
 vocabularies = st.sampled_from(VOCABULARIES)
 logit_kinds = st.sampled_from(("normal", "huge", "minus_inf", "ties", "peaked"))
 leading_shapes = st.sampled_from(((), (0,), (1,), (5,), (17,), (2, 3), (3, 0), (2, 1, 3)))
+logit_shapes = st.tuples(leading_shapes, vocabularies)
 tensor_layouts = st.sampled_from(("contiguous", "transposed", "strided"))
 
 

@@ -8,8 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_cases import LIBRARIES, bits, given_as, to_numpy
-from kernel_strategies import few_examples, seeds, sources
-from logit_cases import HALVES, leading_shapes, logit_kinds, make_logits, vocabularies
+from kernel_strategies import few_examples, float_dtypes, integer_dtypes, seeds, sources
+from logit_cases import (
+    HALVES,
+    logit_kinds,
+    logit_shapes,
+    make_logits,
+    tensor_layouts,
+)
 
 from alignzoo import kernels
 from alignzoo.kernels import reference
@@ -18,20 +24,11 @@ ALL_FLOATS = (torch.float32, torch.float64, *HALVES)
 
 
 @few_examples
-@given(
-    leading_shapes,
-    vocabularies,
-    seeds,
-    logit_kinds,
-    sources,
-    st.booleans(),
-    st.sampled_from(("int64", "int32")),
-    st.sampled_from(("float32", "float64")),
-)
+@given(logit_shapes, seeds, logit_kinds, sources, st.booleans(), integer_dtypes, float_dtypes)
 def test_every_output_is_exactly_the_reference(
-    lead, num_actions, seed, kind, source, has_nan, action_dtype, dtype
+    shape, seed, kind, source, has_nan, action_dtype, dtype
 ):
-    library, layout = source
+    (lead, num_actions), (library, layout) = shape, source
     rng = np.random.default_rng(seed)
     q = make_logits(kind, (*lead, num_actions), rng).astype(dtype)
     if has_nan:
@@ -48,9 +45,9 @@ def test_every_output_is_exactly_the_reference(
 
 
 @few_examples
-@given(leading_shapes, vocabularies, seeds, logit_kinds, sources)
-def test_the_gradient_is_exactly_the_reference(lead, num_actions, seed, kind, source):
-    layout = source[1] if source[1] in ("transposed", "strided") else "contiguous"
+@given(logit_shapes, seeds, logit_kinds, tensor_layouts)
+def test_the_gradient_is_exactly_the_reference(shape, seed, kind, layout):
+    lead, num_actions = shape
     rng = np.random.default_rng(seed)
     q = make_logits(kind, (*lead, num_actions), rng)
     actions = rng.integers(0, num_actions, lead)

@@ -14,6 +14,8 @@ from alignzoo import kernels
 
 pytestmark = pytest.mark.peer
 
+CLIPS = {"clip_range": 0.2, "clip_range_high": 0.3}
+
 
 def peer(distribution: str, module: str) -> Any:
     """The peer's module; asks the metadata, since a sibling folder must not pass for a package."""
@@ -105,16 +107,8 @@ def test_policy_loss_is_verl_vanilla_with_dual_clip(verl, actor_config, aggregat
     their_loss, metrics = verl.compute_policy_loss_vanilla(
         old, new, advantages, mask.double(), theirs, actor_config
     )
-    loss, stats = kernels.policy_loss(
-        new,
-        old,
-        advantages,
-        mask,
-        clip_range=0.2,
-        clip_range_high=0.3,
-        dual_clip=3.0,
-        aggregate=aggregate,
-    )
+    options = CLIPS | {"dual_clip": 3.0, "aggregate": aggregate}
+    loss, stats = kernels.policy_loss(new, old, advantages, mask, **options)
     # verl divides a row by its length + 1e-8, and every masked mean by its count + 1e-8.
     bound = 1e-7
     assert_exact_to(loss, their_loss.detach().numpy(), bound)
@@ -129,9 +123,7 @@ def test_policy_loss_is_verl_cispo(verl, actor_config):
     theirs, _ = verl.compute_policy_loss_cispo(
         old, new, advantages, mask.double(), "token-mean", actor_config
     )
-    loss, _ = kernels.policy_loss(
-        new, old, advantages, mask, clip_range=0.2, clip_range_high=0.3, kind="cispo"
-    )
+    loss, _ = kernels.policy_loss(new, old, advantages, mask, kind="cispo", **CLIPS)
     assert_exact_to(loss, theirs.detach().numpy(), 1e-12)
     assert_exact_to(torch.from_numpy(grad_of(loss, new)), grad_of(theirs, new), 1e-12)
 
@@ -143,16 +135,8 @@ def test_policy_loss_is_verl_gspo_where_a_row_has_one_advantage(verl, actor_conf
     theirs, _ = verl.compute_policy_loss_gspo(
         old, new, advantages, mask.double(), "seq-mean-token-mean", actor_config
     )
-    loss, _ = kernels.policy_loss(
-        new,
-        old,
-        advantages,
-        mask,
-        clip_range=0.2,
-        clip_range_high=0.3,
-        level="sequence",
-        aggregate="sequence_mean",
-    )
+    options = CLIPS | {"level": "sequence", "aggregate": "sequence_mean"}
+    loss, _ = kernels.policy_loss(new, old, advantages, mask, **options)
     assert_exact_to(loss, theirs.detach().numpy(), 1e-7)
     assert_exact_to(torch.from_numpy(grad_of(loss, new)), grad_of(theirs, new), 1e-7)
 

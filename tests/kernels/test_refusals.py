@@ -9,7 +9,7 @@ from every_kernel import KERNELS, Array, RowStarts
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_cases import LIBRARIES, bits, given_as
-from kernel_strategies import few_examples
+from kernel_strategies import few_examples, libraries
 
 from alignzoo import kernels
 
@@ -64,7 +64,7 @@ NOTHING_ELSE = (TypeError, ValueError, RuntimeError)
 
 @pytest.mark.parametrize("name", KERNELS)
 @few_examples
-@given(st.data(), st.sampled_from(LIBRARIES))
+@given(st.data(), libraries)
 def test_several_bad_arguments_are_refused_by_the_name_of_one(name, data, library):
     kernel = KERNELS[name]
     spoiled = data.draw(st.sets(st.sampled_from([*kernel.parameters]), min_size=1))
@@ -81,7 +81,7 @@ odd_shapes = st.lists(st.sampled_from((0, 1, 2, 3, 5, 7)), max_size=3).map(tuple
 
 @pytest.mark.parametrize("name", KERNELS)
 @few_examples
-@given(st.data(), st.sampled_from(LIBRARIES))
+@given(st.data(), libraries)
 def test_arrays_of_any_shapes_and_dtypes_are_taken_or_refused_by_name(name, data, library):
     arguments = KERNELS[name].good(library)
     for argument, parameter in KERNELS[name].parameters.items():

@@ -8,8 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_bounds import assert_at_most_twice_the_error, assert_exact_to
-from kernel_cases import FLOATS, LIBRARIES, bits, given_as, make_mask, poison, to_numpy
-from kernel_strategies import few_examples, fewer_examples, mask_kinds, seeds, shapes, sources
+from kernel_cases import LIBRARIES, bits, given_as, make_mask, poison, to_numpy
+from kernel_strategies import (
+    few_examples,
+    fewer_examples,
+    float_dtypes,
+    integer_dtypes,
+    libraries,
+    mask_kinds,
+    seeds,
+    shapes,
+    sources,
+)
 from scan_cases import (
     NAMES,
     SCANS,
@@ -93,9 +103,9 @@ def test_rows_that_cross_lanes_and_tiles_are_the_reference_to_1e12(name, share):
     st.data(),
     st.lists(st.sampled_from((0, 1, 5, 16, 33, 255, 257, 1031)), max_size=6),
     seeds,
-    st.sampled_from(LIBRARIES),
-    st.sampled_from(FLOATS),
-    st.sampled_from(("int32", "int64")),
+    libraries,
+    float_dtypes,
+    integer_dtypes,
     st.booleans(),
 )
 def test_packed_rows_give_the_bits_of_padded_ones(
@@ -133,7 +143,7 @@ def test_packed_rows_give_the_bits_of_padded_ones(
 
 @every_scan
 @fewer_examples
-@given(seeds, st.sampled_from(LIBRARIES), st.sampled_from(FLOATS))
+@given(seeds, libraries, float_dtypes)
 def test_masked_tokens_inside_a_response_are_as_if_deleted(name, seed, library, dtype):
     rng = np.random.default_rng(seed)
     mask = rng.random((7, 41)) < 0.6

@@ -1,0 +1,118 @@
+"""What padding, packing, order and length of rows may do to the losses."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_bounds import assert_exact_to
+from kernel_cases import bits
+from kernel_strategies import (
+    few_examples,
+    seeds,
+)
+from loss_cases import AGGREGATES, batch_of_losses, value_and_grad
+
+from alignzoo import kernels
+from alignzoo.kernels import reference
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("length", "padding"), [(33, 77), (1031, 1100)])
+def test_padding_on_the_right_changes_no_bit_of_loss_gradient_or_statistics(
+    aggregate, level, dtype, length, padding
+):
+    rng = np.random.default_rng(8)
+    new, old, advantages, mask = batch_of_losses(rng, num_rows=37, length=length)
+    tensors = [x.to(dtype) for x in (new, old, advantages)]
+    options = {"clip_range": 0.2, "aggregate": aggregate, "level": level}
+    options["denominator"] = 50 if aggregate == "sequence_sum_norm" else None
+    narrow = value_and_grad(kernels.policy_loss, *tensors, mask, **options)
+    wide_tensors = [torch.nn.functional.pad(x, (0, padding), value=math.nan) for x in tensors]
+    wide_mask = torch.nn.functional.pad(mask, (0, padding))
+    wide = value_and_grad(kernels.policy_loss, *wide_tensors, wide_mask, **options)
+    assert bits(wide[0]) == bits(narrow[0])
+    assert bits(wide[2][:, :length].contiguous()) == bits(narrow[2])
+    assert not wide[2][:, length:].any()
+    assert {k: bits(v) for k, v in wide[1].items()} == {k: bits(v) for k, v in narrow[1].items()}
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_padding_on_the_left_changes_the_loss_by_rounding_only(aggregate):
+    new, old, advantages, mask = batch_of_losses(np.random.default_rng(13))
+    options = {"clip_range": 0.2, "aggregate": aggregate, "denominator": 50}
+    loss, _, grad = value_and_grad(kernels.policy_loss, new, old, advantages, mask, **options)
+    wide = [torch.nn.functional.pad(x, (29, 0), value=math.nan) for x in (new, old, advantages)]
+    padded, _, wide_grad = value_and_grad(
+        kernels.policy_loss, *wide, torch.nn.functional.pad(mask, (29, 0)), **options
+    )
+    assert padded.item() == pytest.approx(loss.item(), rel=1e-13)
+    assert_exact_to(wide_grad[:, 29:], grad.numpy(), 1e-14)
+
+
+@few_examples
+@given(
+    st.lists(st.sampled_from((0, 1, 5, 16, 33, 1031)), min_size=1, max_size=6),
+    seeds,
+    st.sampled_from(("token", "sequence")),
+    st.sampled_from(AGGREGATES),
+    st.sampled_from((torch.float32, torch.float64)),
+)
+def test_packed_rows_give_the_bits_of_padded_ones(sizes, seed, level, aggregate, dtype):
+    rng = np.random.default_rng(seed)
+    shape = (len(sizes), max(sizes) + 3)
+    inside = torch.arange(shape[1])[None, :] < torch.tensor(sizes)[:, None]
+    mask = inside & torch.from_numpy(rng.random(shape) < 0.8)
+    tensors = [torch.from_numpy(x).to(dtype) for x in rng.normal(size=(3, *shape)) * 0.4]
+    cu_seqlens = torch.tensor([0, *sizes]).cumsum(0)
+    options = {"clip_range": 0.2, "level": level, "aggregate": aggregate, "denominator": 9.0}
+    padded = value_and_grad(kernels.policy_loss, *tensors, mask, **options)
+    flat_tensors = [x[inside] for x in tensors]
+    flat = value_and_grad(
+        kernels.policy_loss, *flat_tensors, mask[inside], cu_seqlens=cu_seqlens, **options
+    )
+    assert bits(flat[0]) == bits(padded[0])
+    assert bits(flat[2]) == bits(padded[2][inside])
+    assert {k: bits(v) for k, v in flat[1].items()} == {k: bits(v) for k, v in padded[1].items()}
+    if dtype == torch.float64:
+        packed = [x.numpy() for x in (*flat_tensors, mask[inside])]
+        expected, _ = reference.policy_loss(*packed, cu_seqlens=cu_seqlens, **options)
+        assert_exact_to(flat[0], expected, 1e-12, scale=1.0)
+        expected = reference.policy_loss_grad(*packed, cu_seqlens=cu_seqlens, **options)
+        assert_exact_to(flat[2], expected, 1e-12)
+
+    options = {"clip_range": 0.2, "denominator": 9.0}
+    padded = value_and_grad(kernels.value_loss, *tensors, mask, **options)
+    flat = value_and_grad(
+        kernels.value_loss, *flat_tensors, mask[inside], cu_seqlens=cu_seqlens, **options
+    )
+    assert bits(flat[0]) == bits(padded[0])
+    assert bits(flat[2]) == bits(padded[2][inside])
+
+
+def test_permuting_rows_changes_the_loss_by_rounding_only_and_permutes_the_gradient():
+    new, old, advantages, mask = batch_of_losses(np.random.default_rng(9), num_rows=64)
+    order = torch.from_numpy(np.random.default_rng(10).permutation(64))
+    options = {"clip_range": 0.2}
+    loss, _, grad = value_and_grad(kernels.policy_loss, new, old, advantages, mask, **options)
+    permuted, _, permuted_grad = value_and_grad(
+        kernels.policy_loss, *(x[order] for x in (new, old, advantages, mask)), **options
+    )
+    assert permuted.item() == pytest.approx(loss.item(), rel=1e-13)
+    assert bits(grad[order]) == bits(permuted_grad)
+
+
+def test_a_single_row_may_come_without_its_batch_dimension():
+    new, old, advantages, mask = (x[0] for x in batch_of_losses(np.random.default_rng(11)))
+    flat, _, flat_grad = value_and_grad(
+        kernels.policy_loss, new, old, advantages, mask, clip_range=0.2
+    )
+    batch, _, grad = value_and_grad(
+        kernels.policy_loss, *(x[None] for x in (new, old, advantages, mask)), clip_range=0.2
+    )
+    assert bits(flat) == bits(batch)
+    assert bits(flat_grad) == bits(grad[0])
