@@ -180,30 +180,81 @@ def test_token_log_probs_are_trl_selective_log_softmax_and_entropy():
     assert_exact_to(entropy, trl.entropy_from_logits(logits).numpy(), 1e-12)
 
 
+@pytest.mark.parametrize(("beta", "direction"), [(0, "reverse"), (1, "forward")])
+def test_kl_divergence_is_trl_distillation_loss_at_either_end(beta, direction):
+    # F.kl_div(student, teacher) is KL(teacher || student).
+    trl = peer("trl", "trl.experimental.gkd")
+    student, teacher = torch.from_numpy(np.random.default_rng(14).normal(size=(2, 4, 9, 513)))
+    student.requires_grad_()
+    options = {"temperature": 0.9}
+    theirs = trl.GKDTrainer.generalized_jsd_loss(
+        student, teacher, beta=beta, reduction="sum", **options
+    )
+    ours = kernels.kl_divergence(student, teacher, direction=direction, **options).sum()
+    assert_exact_to(ours, theirs.detach().numpy(), 1e-12)
+    assert_exact_to(torch.from_numpy(grad_of(ours, student)), grad_of(theirs, student), 1e-11)
+
+
 # torchrl: [B, T, 1], `done` cuts the sum, `terminated` the bootstrap, values after each step given.
 
 
-def test_gae_is_torchrl_gae_with_truncation():
-    torchrl = peer("torchrl", "torchrl.objectives.value.functional")
-    rewards, values, next_values, _ = token_batch(11, num_rows=5, length=40)
-    rng = np.random.default_rng(12)
+@pytest.fixture
+def torchrl() -> Any:
+    return peer("torchrl", "torchrl.objectives.value.functional")
+
+
+def episodes(seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """One batch of episodes twice: our arguments, and the columns that torchrl takes."""
+    rewards, values, next_values, _ = token_batch(seed, num_rows=5, length=40)
+    rng = np.random.default_rng(seed)
     terminated, truncated = torch.from_numpy(rng.random((2, 5, 40)) < 0.1)
     truncated[:, -1] = True
     done = terminated | truncated
     after = torch.where(done, next_values, torch.roll(values, -1, dims=1))
-    columns = (x[..., None] for x in (values, after, rewards, done, terminated))
-    theirs = torchrl.generalized_advantage_estimate(0.97, 0.9, *columns)
-    ours = kernels.gae(
-        rewards,
-        values,
-        gamma=0.97,
-        gae_lambda=0.9,
-        terminated=terminated,
-        truncated=truncated,
-        next_values=next_values,
+    ours = {"rewards": rewards, "values": values, "terminated": terminated, "truncated": truncated}
+    theirs = {"state_value": values, "next_state_value": after, "reward": rewards, "done": done}
+    columns = {name: x[..., None] for name, x in theirs.items()}
+    return ours | {"next_values": next_values}, columns | {"terminated": terminated[..., None]}
+
+
+# torchrl's discounts are float32
+FLOAT32_DISCOUNTS = 1e-6
+
+
+def test_gae_is_torchrl_gae_with_truncation(torchrl):
+    ours, theirs = episodes(11)
+    expected = torchrl.generalized_advantage_estimate(0.97, 0.9, **theirs)
+    for one, other in zip(kernels.gae(gamma=0.97, gae_lambda=0.9, **ours), expected, strict=True):
+        assert_exact_to(one, other[..., 0].numpy(), FLOAT32_DISCOUNTS)
+
+
+def test_td_lambda_returns_are_torchrl_td_lambda_returns(torchrl):
+    ours, theirs = episodes(15)
+    del theirs["state_value"]
+    expected = torchrl.td_lambda_return_estimate(0.97, 0.9, **theirs)
+    returns = kernels.td_lambda_returns(gamma=0.97, td_lambda=0.9, **ours)
+    assert_exact_to(returns, expected[..., 0].numpy(), FLOAT32_DISCOUNTS)
+
+
+def test_vtrace_is_torchrl_vtrace_with_one_limit_for_both_rhos(torchrl):
+    ours, theirs = episodes(16)
+    new, old, _, _ = token_batch(17, num_rows=5, length=40)
+    expected = torchrl.vtrace_advantage_estimate(
+        0.97, new[..., None], old[..., None], **theirs, rho_thresh=1.2, c_thresh=0.9
     )
-    for one, other in zip(ours, theirs, strict=True):  # torchrl's discounts are float32
-        assert_exact_to(one, other[..., 0].numpy(), 1e-6)
+    options = {"gamma": 0.97, "clip_rho": 1.2, "clip_c": 0.9, "clip_pg_rho": 1.2}
+    targets, advantages = kernels.vtrace(new, old, **ours, **options)
+    for one, other in zip((advantages, targets), expected, strict=True):
+        assert_exact_to(one, other[..., 0].numpy(), FLOAT32_DISCOUNTS)
+
+
+def test_td_targets_are_torchrl_td0_returns(torchrl):
+    ours, theirs = episodes(18)
+    del theirs["state_value"]
+    expected = torchrl.td0_return_estimate(0.97, **theirs)[..., 0]
+    after = theirs["next_state_value"][..., 0]
+    targets = kernels.td_targets(ours["rewards"], after, gamma=0.97, terminated=ours["terminated"])
+    assert_exact_to(targets, expected.numpy(), FLOAT32_DISCOUNTS)
 
 
 # SB3: time first, `episode_starts` of the next step is this step's end, float32 throughout.
@@ -232,3 +283,23 @@ def test_gae_is_stable_baselines3_rollout_buffer():
     )
     assert_exact_to(advantages, buffer.advantages.T, 1e-6)
     assert_exact_to(returns, buffer.returns.T, 1e-6)
+
+
+@pytest.mark.parametrize("n_step", [1, 3, 7])
+def test_td_targets_are_those_of_stable_baselines3_n_step_buffer(n_step):
+    # Observations are the numbers of the states, so that they say whose value is wanted.
+    buffers = peer("stable-baselines3", "stable_baselines3.common.buffers")
+    spaces = importlib.import_module("gymnasium.spaces")
+    rng = np.random.default_rng(19)
+    box = spaces.Box(-1, 1, (1,))
+    buffer = buffers.NStepReplayBuffer(41, box, box, n_steps=n_step, gamma=0.97, n_envs=1)
+    rewards, after = rng.normal(size=(2, 40)).astype(np.float32)
+    terminated = rng.random(40) < 0.15
+    for t in range(40):
+        step = np.array([[t]], np.float32)
+        buffer.add(step, step, step, rewards[t : t + 1], terminated[t : t + 1], [{}])
+    batch = buffer._get_samples(np.arange(40))
+    value = torch.from_numpy(after)[batch.next_observations.long()]
+    expected = batch.rewards + (1 - batch.dones) * batch.discounts * value
+    targets = kernels.td_targets(rewards, after, gamma=0.97, terminated=terminated, n_step=n_step)
+    assert_exact_to(targets, expected[:, 0].numpy(), 1e-6)
