@@ -31,30 +31,50 @@ def run_python(*arguments: str, **settings: str) -> subprocess.CompletedProcess[
 
 
 @functools.cache
-def digest(**settings: str) -> dict:
+def digest(*arguments: str, **settings: str) -> dict:
     """What digest.py prints under these settings."""
-    run = run_python(str(SCRIPT), **settings)
+    run = run_python(str(SCRIPT), *arguments, **settings)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
+
+
+def assert_same_bits(one: dict, other: dict) -> None:
+    """The digests of both are equal, whatever their threads."""
+    names = one.keys() - {"threads"}
+    assert names == other.keys() - {"threads"}
+    assert not {name for name in names if one[name] != other[name]}
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"NUM_THREADS": "3", "POOL": "own"},
-        pytest.param({"NUM_THREADS": "2", "ISA": "avx2"}, marks=needs_avx2),
+        {"NUM_THREADS": "4", "POOL": "own"},
+        pytest.param({"NUM_THREADS": "3", "ISA": "avx2"}, marks=needs_avx2),
         pytest.param({"NUM_THREADS": "2", "ISA": "avx512"}, marks=needs_avx512),
     ],
     ids=str,
 )
 def test_bits_are_those_of_one_thread(settings):
-    assert digest(**settings)["digests"] == digest(NUM_THREADS="1")["digests"]
+    assert_same_bits(digest(**settings), digest(NUM_THREADS="1"))
 
 
-@pytest.mark.parametrize("settings", [{"NUM_THREADS": "1"}, {"ISA": "generic"}], ids=str)
+def test_without_vector_instructions_bits_are_those_of_one_thread():
+    single = digest(ISA="generic", NUM_THREADS="1")
+    assert_same_bits(digest(ISA="generic", NUM_THREADS="4"), single)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads cannot be counted here")
+def test_the_digests_are_of_work_that_threads_shared():
+    alone, shared = digest(NUM_THREADS="1"), digest(NUM_THREADS="4", POOL="own")
+    assert shared["threads"] - alone["threads"] == 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"ISA": "generic"}], ids=str)
 def test_every_instruction_set_meets_the_error_bounds(settings):
-    for name, error in digest(**settings)["errors"].items():
-        assert error <= (1e-12 if name.endswith("float64") else 2e-6), name
+    errors = digest("errors", **settings)
+    del errors["threads"]
+    bounds = {"float64": 1e-12, "float32": 3e-6}
+    assert not {name: x for name, x in errors.items() if x > bounds[name.split()[-1]]}
 
 
 @pytest.mark.parametrize(
