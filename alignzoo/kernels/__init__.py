@@ -14,12 +14,6 @@ the rows in order, so padding at the right changes no bit. A wrong argument is a
 `alignzoo.kernels.reference` has each function again in plain NumPy float64.
 """
 
-from alignzoo.kernels.advantages import (
-    discounted_returns,
-    gae,
-    group_advantages,
-    masked_whiten,
-)
 from alignzoo.kernels.logits import (
     kl_divergence,
     linear_token_log_probs,
@@ -28,6 +22,14 @@ from alignzoo.kernels.logits import (
     token_log_probs,
 )
 from alignzoo.kernels.losses import huber, kl_penalty, policy_loss, value_loss
+from alignzoo.kernels.returns import (
+    discounted_returns,
+    gae,
+    td_lambda_returns,
+    td_targets,
+    vtrace,
+)
+from alignzoo.kernels.statistics import group_advantages, masked_whiten
 
 __all__ = [
     "discounted_returns",
@@ -41,6 +43,9 @@ __all__ = [
     "max_and_gather",
     "policy_loss",
     "sample_tokens",
+    "td_lambda_returns",
+    "td_targets",
     "token_log_probs",
     "value_loss",
+    "vtrace",
 ]

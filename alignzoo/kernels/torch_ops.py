@@ -42,18 +42,40 @@ def _wide(x: Tensor, shape: Sequence[int]) -> Tensor:
     return x.new_empty(shape, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-_GAE_OPTIONS = "Tensor? mask, Tensor? terminated, Tensor? truncated, Tensor? bootstrap"
+_EPISODE_OPTIONS = "Tensor? mask, Tensor? terminated, Tensor? truncated, Tensor? bootstrap"
 
 _gae = _operator(
-    f"gae(Tensor rewards, Tensor values, float gamma, float gae_lambda, {_GAE_OPTIONS}, "
+    f"gae(Tensor rewards, Tensor values, float gamma, float gae_lambda, {_EPISODE_OPTIONS}, "
     "Tensor? next_values, Tensor? cu_seqlens, str mask_mode) -> (Tensor, Tensor)",
     _core.gae,
     lambda rewards, *_: (rewards.new_empty(rewards.shape), rewards.new_empty(rewards.shape)),
 )
 _discounted_returns = _operator(
-    f"discounted_returns(Tensor rewards, float gamma, {_GAE_OPTIONS}, Tensor? cu_seqlens, "
+    f"discounted_returns(Tensor rewards, float gamma, {_EPISODE_OPTIONS}, Tensor? cu_seqlens, "
     "str mask_mode) -> Tensor",
     _core.discounted_returns,
+    lambda rewards, *_: rewards.new_empty(rewards.shape),
+)
+_td_lambda_returns = _operator(
+    f"td_lambda_returns(Tensor rewards, Tensor values, float gamma, float td_lambda, "
+    f"{_EPISODE_OPTIONS}, Tensor? next_values, Tensor? cu_seqlens, str mask_mode) -> Tensor",
+    _core.td_lambda_returns,
+    lambda rewards, *_: rewards.new_empty(rewards.shape),
+)
+_vtrace = _operator(
+    "vtrace(Tensor log_probs, Tensor old_log_probs, Tensor rewards, Tensor values, float gamma, "
+    f"float vtrace_lambda, float clip_rho, float clip_c, float clip_pg_rho, {_EPISODE_OPTIONS}, "
+    "Tensor? next_values, Tensor? cu_seqlens, str mask_mode) -> (Tensor, Tensor)",
+    _core.vtrace,
+    lambda log_probs, *_: (
+        log_probs.new_empty(log_probs.shape),
+        log_probs.new_empty(log_probs.shape),
+    ),
+)
+_td_targets = _operator(
+    "td_targets(Tensor rewards, Tensor next_values, float gamma, Tensor? terminated, int n_step) "
+    "-> Tensor",
+    _core.td_targets,
     lambda rewards, *_: rewards.new_empty(rewards.shape),
 )
 _masked_whiten = _operator(
@@ -206,6 +228,9 @@ _huber = _operator(
 
 gae = _gae
 discounted_returns = _discounted_returns
+td_lambda_returns = _td_lambda_returns
+vtrace = _vtrace
+td_targets = _td_targets
 group_advantages = _group_advantages
 sample_tokens = _sample_tokens
 max_and_gather = _max_and_gather

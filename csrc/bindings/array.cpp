@@ -211,6 +211,12 @@ double Call::number_within(const char* name, py::handle object, double lowest,
               (std::isinf(highest) ? "of at least " + low : "from " + low + " to " + high));
 }
 
+double Call::number_above_0(const char* name, py::handle object) const {
+  const double value = number(name, object);
+  if (value > 0) return value;
+  value_error(std::string("`") + name + "` is " + text_of(object) + "; expected a number above 0");
+}
+
 int64_t Call::integer(const char* name, py::handle object, int64_t lowest) const {
   py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
   if (!index) {

@@ -84,6 +84,7 @@ class Call {
 
   double number(const char* name, py::handle object) const;
   double number_within(const char* name, py::handle object, double lowest, double highest) const;
+  double number_above_0(const char* name, py::handle object) const;  // infinity included
   int64_t integer(const char* name, py::handle object, int64_t lowest) const;
   uint64_t unsigned_integer(const char* name, py::handle object) const;
   double temperature(py::handle object, bool zero_too) const;

@@ -13,6 +13,17 @@ py::object gae(py::object rewards, py::object values, py::object gamma, py::obje
 py::object discounted_returns(py::object rewards, py::object gamma, py::object mask,
                               py::object terminated, py::object truncated, py::object bootstrap,
                               py::object cu_seqlens, py::object mask_mode);
+py::object td_lambda_returns(py::object rewards, py::object values, py::object gamma,
+                             py::object td_lambda, py::object mask, py::object terminated,
+                             py::object truncated, py::object bootstrap, py::object next_values,
+                             py::object cu_seqlens, py::object mask_mode);
+py::object vtrace(py::object log_probs, py::object old_log_probs, py::object rewards,
+                  py::object values, py::object gamma, py::object vtrace_lambda,
+                  py::object clip_rho, py::object clip_c, py::object clip_pg_rho, py::object mask,
+                  py::object terminated, py::object truncated, py::object bootstrap,
+                  py::object next_values, py::object cu_seqlens, py::object mask_mode);
+py::object td_targets(py::object rewards, py::object next_values, py::object gamma,
+                      py::object terminated, py::object n_step);
 py::object masked_whiten(py::object x, py::object mask, py::object shift_mean, py::object ddof,
                          py::object eps, py::object moments, py::object cu_seqlens);
 py::object group_advantages(py::object scores, py::object group_ids, py::object mode,

@@ -222,10 +222,7 @@ py::object huber(py::object x_in, py::object delta_in, py::object want_gradient)
   const Call call("huber");
   Array x = call.floats("x", x_in);
   make_contiguous(x);
-  const double delta = call.number("delta", delta_in);
-  if (!(delta > 0)) {
-    call.value_error("`delta` is " + text_of(delta_in) + "; expected a number above 0");
-  }
+  const double delta = call.number_above_0("delta", delta_in);
   return elementwise(
       x, Array(), 0, delta, call.flag("gradient", want_gradient),
       [](const auto& kernels, const auto& args, int threads) { kernels.huber(args, threads); });

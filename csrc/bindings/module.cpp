@@ -47,6 +47,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("cuda_runtime_version", cuda_runtime_version);
   m.def("gae", bindings::gae);
   m.def("discounted_returns", bindings::discounted_returns);
+  m.def("td_lambda_returns", bindings::td_lambda_returns);
+  m.def("vtrace", bindings::vtrace);
+  m.def("td_targets", bindings::td_targets);
   m.def("masked_whiten", bindings::masked_whiten);
   m.def("group_advantages", bindings::group_advantages);
   m.def("check_linear", bindings::check_linear);

@@ -137,7 +137,7 @@ ALIGNZOO_INLINE void store_from_compute(Float16* to, const F32& a) {
 #endif
 }
 
-// The first n of 16 lanes; the others are `filler`.
+// The first n of 16 lanes; the others are `filler`. Nothing beyond them is touched.
 template <class S>
 ALIGNZOO_INLINE Wide<Compute<S>> load_first(const S* from, int n, Compute<S> filler) {
   Compute<S> lane[kLanes];
@@ -151,6 +151,60 @@ ALIGNZOO_INLINE void store_first(S* to, int n, const Wide<Compute<S>>& a) {
   store(lane, a);
   for (int i = 0; i < n; ++i) from_compute(lane[i], to[i]);
 }
+#if defined(__AVX512F__)
+ALIGNZOO_INLINE uint32_t first_bits(int n) { return (1u << n) - 1u; }
+ALIGNZOO_INLINE F32 load_first(const float* from, int n, float filler) {
+  F32 out(filler);
+  out.reg[0] = _mm512_mask_loadu_ps(out.reg[0], static_cast<__mmask16>(first_bits(n)), from);
+  return out;
+}
+ALIGNZOO_INLINE F64 load_first(const double* from, int n, double filler) {
+  F64 out(filler);
+  const uint32_t bits = first_bits(n);
+  out.reg[0] = _mm512_mask_loadu_pd(out.reg[0], static_cast<__mmask8>(bits), from);
+  out.reg[1] = _mm512_mask_loadu_pd(out.reg[1], static_cast<__mmask8>(bits >> 8), from + 8);
+  return out;
+}
+ALIGNZOO_INLINE void store_first(float* to, int n, const F32& a) {
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>(first_bits(n)), a.reg[0]);
+}
+ALIGNZOO_INLINE void store_first(double* to, int n, const F64& a) {
+  const uint32_t bits = first_bits(n);
+  _mm512_mask_storeu_pd(to, static_cast<__mmask8>(bits), a.reg[0]);
+  _mm512_mask_storeu_pd(to + 8, static_cast<__mmask8>(bits >> 8), a.reg[1]);
+}
+#elif defined(__AVX2__)
+ALIGNZOO_INLINE F32 load_first(const float* from, int n, float filler) {
+  const Mask<float> has = lanes_below<float>(n);
+  const F32 rest(filler);
+  return map_registers<float>([&](int i) __attribute__((always_inline)) {
+    const __m256i bits = reinterpret_cast<__m256i>(has.reg[i]);
+    const __m256 given = _mm256_maskload_ps(from + 8 * i, bits);
+    return _mm256_blendv_ps(rest.reg[i], given, reinterpret_cast<__m256>(bits));
+  });
+}
+ALIGNZOO_INLINE F64 load_first(const double* from, int n, double filler) {
+  const Mask<double> has = lanes_below<double>(n);
+  const F64 rest(filler);
+  return map_registers<double>([&](int i) __attribute__((always_inline)) {
+    const __m256i bits = reinterpret_cast<__m256i>(has.reg[i]);
+    const __m256d given = _mm256_maskload_pd(from + 4 * i, bits);
+    return _mm256_blendv_pd(rest.reg[i], given, reinterpret_cast<__m256d>(bits));
+  });
+}
+ALIGNZOO_INLINE void store_first(float* to, int n, const F32& a) {
+  const Mask<float> has = lanes_below<float>(n);
+  for (int i = 0; i < 2; ++i) {
+    _mm256_maskstore_ps(to + 8 * i, reinterpret_cast<__m256i>(has.reg[i]), a.reg[i]);
+  }
+}
+ALIGNZOO_INLINE void store_first(double* to, int n, const F64& a) {
+  const Mask<double> has = lanes_below<double>(n);
+  for (int i = 0; i < 4; ++i) {
+    _mm256_maskstore_pd(to + 4 * i, reinterpret_cast<__m256i>(has.reg[i]), a.reg[i]);
+  }
+}
+#endif
 
 // All 16 lanes, or the first n of them with 0 behind.
 template <class S>
@@ -173,14 +227,18 @@ ALIGNZOO_INLINE Mask<T> load_mask(const uint8_t* mask, int n) {
   typedef typename Registers<T>::Bits Lanes
       __attribute__((vector_size(kLanes * sizeof(typename Registers<T>::Bits))));
   Bytes bytes = {};
+  if (mask == nullptr) return lanes_below<T>(n);
   if (n == kLanes) {
-    if (mask == nullptr) {
-      bytes = ~bytes;
-    } else {
-      memcpy(&bytes, mask, sizeof bytes);
-    }
+    memcpy(&bytes, mask, sizeof bytes);
   } else {
-    for (int i = 0; i < n; ++i) bytes[i] = mask == nullptr ? 1 : mask[i];
+#if defined(__AVX512F__)
+    bytes =
+        reinterpret_cast<Bytes>(_mm_maskz_loadu_epi8(static_cast<__mmask16>(first_bits(n)), mask));
+#else
+    uint8_t first[kLanes] = {};
+    for (int i = 0; i < n; ++i) first[i] = mask[i];
+    memcpy(&bytes, first, sizeof bytes);
+#endif
   }
   const Lanes wide = __builtin_convertvector(bytes, Lanes) != 0;
   Mask<T> out;

@@ -9,7 +9,13 @@ namespace alignzoo::cpu {
 inline namespace ALIGNZOO_ISA {
 
 template <class T>
-GaeFaults gae(const GaeArgs<T>& args, int threads);
+ScanFaults gae(const ScanArgs<T>& args, int threads);
+template <class T>
+ScanFaults td_lambda_returns(const ScanArgs<T>& args, int threads);
+template <class T>
+ScanFaults vtrace(const ScanArgs<T>& args, int threads);
+template <class T>
+void td_targets(const TdTargetsArgs<T>& args, int threads);
 template <class T>
 Moments moments(const Rows& rows, const T* x, const uint8_t* mask, int threads);
 template <class T>

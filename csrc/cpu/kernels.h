@@ -30,23 +30,37 @@ struct Rows {
 
 enum class MaskMode { kCarry, kZero, kPrefix };
 
-// Terminated and truncated are per token ([B, T] or [N]) or, with per_row, [B] for the last
-// unmasked token of each row. values and advantages are null for discounted returns.
+// The backward scans. Terminated and truncated are per token ([B, T] or [N]) or, with per_row, [B]
+// for the last unmasked token of each row. values are null for discounted returns; log_probs,
+// old_log_probs and the clips are read by vtrace alone. advantages are null for returns.
 template <class T>
-struct GaeArgs {
+struct ScanArgs {
   Rows rows;
   const T *rewards, *values, *next_values, *bootstrap;
   const uint8_t *mask, *terminated, *truncated;
   bool terminated_per_row, truncated_per_row;
   MaskMode mask_mode;
-  T gamma, gae_lambda;
+  T gamma, lambda;
   T *advantages, *returns;
+  const T *log_probs = nullptr, *old_log_probs = nullptr;
+  T clip_rho = 0, clip_c = 0, clip_pg_rho = 0;
 };
 
 // First row at fault in what only the data can tell, -1 for none.
-struct GaeFaults {
+struct ScanFaults {
   int64_t hole_row = -1;  // a mask with a hole, in mask_mode prefix
   int64_t cut_row = -1;   // a truncated step without a value to follow it
+};
+
+// terminated may be null. Rows are contiguous, [count, width].
+template <class T>
+struct TdTargetsArgs {
+  Rows rows;
+  const T *rewards, *next_values;
+  const uint8_t* terminated;
+  T gamma;
+  int64_t n_step;
+  T* targets;
 };
 
 struct Moments {
@@ -200,7 +214,10 @@ struct ElementwiseArgs {
 
 template <class T>
 struct TokenKernels {
-  GaeFaults (*gae)(const GaeArgs<T>&, int threads);
+  ScanFaults (*gae)(const ScanArgs<T>&, int threads);
+  ScanFaults (*td_lambda_returns)(const ScanArgs<T>&, int threads);
+  ScanFaults (*vtrace)(const ScanArgs<T>&, int threads);
+  void (*td_targets)(const TdTargetsArgs<T>&, int threads);
   Moments (*moments)(const Rows& rows, const T* x, const uint8_t* mask, int threads);
   void (*whiten)(const WhitenArgs<T>&, int threads);
   LossSums (*policy_loss)(const PolicyLossArgs<T>&, int threads);

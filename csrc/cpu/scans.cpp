@@ -1,10 +1,297 @@
-// Backward recursions over the tokens of each row.
-#include "cpu/isa.h"
+// Backward recursions y_t = d_t + m_t y_{t+1} over the tokens of each row, 16 at a time.
+//
+// Masked tokens are taken out first, so the recursion itself knows no mask: a row with holes has
+// the bits of the row without them. Blocks of 16 are counted from the row's first token.
+#include "cpu/compact.h"
+#include "cpu/lane_scan.h"
 #include "math/advantages.h"
 
 namespace alignzoo::cpu {
 inline namespace ALIGNZOO_ISA {
 namespace {
+
+// Tokens of a row one after the other, none masked. What an algorithm does not have is null.
+template <class T>
+struct Segment {
+  int64_t size = 0;
+  const T *rewards = nullptr, *values = nullptr, *next_values = nullptr;
+  const T *log_probs = nullptr, *old_log_probs = nullptr;
+  const uint8_t *terminated = nullptr, *truncated = nullptr;  // per token
+  bool ends_row = false, end_terminated = false, end_truncated = false;
+  T *advantages = nullptr, *returns = nullptr;
+};
+
+// 16 steps of a segment, of which the first n exist.
+template <class T>
+struct Steps {
+  int64_t at;
+  int n;
+  Mask<T> ended;
+  Wide<T> reward, value, next_value;
+};
+
+// What the steps before need to know of those behind: the next value, and y.
+template <class T>
+struct Later {
+  Wide<T> value, y;
+};
+
+template <class T>
+class GaeRule {
+ public:
+  static constexpr bool kConstantMultiplier = true;
+  explicit GaeRule(const ScanArgs<T>& args)
+      : gamma_(args.gamma), carry_(args.gamma * args.lambda) {}
+
+  T y_after_row(T) const { return T(0); }
+  ALIGNZOO_INLINE Wide<T> multiplier(const Segment<T>&, const Steps<T>&) const { return carry_; }
+  ALIGNZOO_INLINE Wide<T> term(const Segment<T>&, const Steps<T>& s) const {
+    return math::td_error(s.reward, s.value, s.next_value, gamma_);
+  }
+  ALIGNZOO_INLINE void write(const Segment<T>& to, const Steps<T>& s, const Wide<T>& y,
+                             const Wide<T>&) const {
+    store_up_to(to.advantages + s.at, s.n, y);
+    store_up_to(to.returns + s.at, s.n, y + s.value);
+  }
+
+ private:
+  Wide<T> gamma_, carry_;
+};
+
+// Lambda-returns; with lambda 1 and no values, discounted returns.
+template <class T>
+class ReturnRule {
+ public:
+  static constexpr bool kConstantMultiplier = true;
+  explicit ReturnRule(const ScanArgs<T>& args)
+      : gamma_(args.gamma),
+        gamma_of_value_(args.gamma * (1 - args.lambda)),
+        carry_(args.gamma * args.lambda) {}
+
+  T y_after_row(T bootstrap) const { return bootstrap; }
+  ALIGNZOO_INLINE Wide<T> multiplier(const Segment<T>&, const Steps<T>&) const { return carry_; }
+  ALIGNZOO_INLINE Wide<T> term(const Segment<T>&, const Steps<T>& s) const {
+    return fma(select(s.ended, gamma_, gamma_of_value_), s.next_value, s.reward);
+  }
+  ALIGNZOO_INLINE void write(const Segment<T>& to, const Steps<T>& s, const Wide<T>& y,
+                             const Wide<T>&) const {
+    store_up_to(to.returns + s.at, s.n, y);
+  }
+
+ private:
+  Wide<T> gamma_, gamma_of_value_, carry_;
+};
+
+template <class T>
+class VtraceRule {
+ public:
+  static constexpr bool kConstantMultiplier = false;
+  explicit VtraceRule(const ScanArgs<T>& args)
+      : gamma_(args.gamma),
+        carry_(args.gamma * args.lambda),
+        clip_rho_(args.clip_rho),
+        clip_c_(args.clip_c),
+        clip_pg_rho_(args.clip_pg_rho) {}
+
+  T y_after_row(T) const { return T(0); }
+  ALIGNZOO_INLINE Wide<T> ratio(const Segment<T>& from, const Steps<T>& s) const {
+    return math::importance_ratio(load_up_to(from.log_probs + s.at, s.n),
+                                  load_up_to(from.old_log_probs + s.at, s.n));
+  }
+  ALIGNZOO_INLINE Wide<T> multiplier(const Segment<T>& from, const Steps<T>& s) const {
+    return carry_ * min(clip_c_, ratio(from, s));
+  }
+  ALIGNZOO_INLINE Wide<T> term(const Segment<T>& from, const Steps<T>& s) const {
+    return min(clip_rho_, ratio(from, s)) * math::td_error(s.reward, s.value, s.next_value, gamma_);
+  }
+  ALIGNZOO_INLINE void write(const Segment<T>& to, const Steps<T>& s, const Wide<T>& y,
+                             const Wide<T>& next_y) const {
+    const Wide<T> next_target = s.next_value + select(s.ended, Wide<T>(T(0)), next_y);
+    const Wide<T> error = math::td_error(s.reward, s.value, next_target, gamma_);
+    store_up_to(to.returns + s.at, s.n, y + s.value);
+    store_up_to(to.advantages + s.at, s.n, min(clip_pg_rho_, ratio(to, s)) * error);
+  }
+
+ private:
+  Wide<T> gamma_, carry_, clip_rho_, clip_c_, clip_pg_rho_;
+};
+
+template <class T>
+ALIGNZOO_INLINE bool any_of(const Mask<T>& mask) {
+  typename Mask<T>::R::Bits lane[kLanes], any = 0;
+  memcpy(lane, &mask, sizeof lane);
+  for (int i = 0; i < kLanes; ++i) any |= lane[i];
+  return any != 0;
+}
+
+// The recursion over one segment after the other, from a row's last to its first.
+template <class T, class Rule>
+class SegmentScan {
+ public:
+  SegmentScan(const Rule& rule, bool has_bootstrap, T bootstrap)
+      : rule_(rule),
+        has_bootstrap_(has_bootstrap),
+        later_{Wide<T>(bootstrap), Wide<T>(rule.y_after_row(bootstrap))} {}
+
+  // False if a truncated step has no value to follow it.
+  bool run(const Segment<T>& segment) {
+    // Copies of their own stay in registers: the stores might change what lies in memory.
+    const Rule rule = rule_;
+    Later<T> later = later_;
+    const Multipliers<T> going_on =
+        multipliers_of(Rule::kConstantMultiplier ? rule.multiplier({}, {}) : Wide<T>(T(0)));
+    bool good = true;
+    const int64_t last_block = (segment.size - 1) / kLanes * kLanes;
+    const bool last_is_plain =
+        segment.size == last_block + kLanes && !segment.end_terminated && !segment.end_truncated;
+    for (int64_t at = last_block; at >= 0; at -= kLanes) {
+      if ((at < last_block || last_is_plain) &&
+          (!segment.terminated || all_zeros(segment.terminated + at)) &&
+          (!segment.truncated || all_zeros(segment.truncated + at))) {
+        later = plain_block(rule, segment, at, going_on, later);
+      } else {
+        later = block(rule, segment, at, later, good);
+      }
+    }
+    later_ = later;
+    return good;
+  }
+
+ private:
+  static ALIGNZOO_INLINE Later<T> finish(const Rule& rule, const Segment<T>& segment,
+                                         const Steps<T>& steps, const Multipliers<T>& multipliers,
+                                         const Wide<T>& terms, const Later<T>& later) {
+    const Wide<T> y = scan_lanes(multipliers, terms, later.y);
+    rule.write(segment, steps, y, shift_lanes<1>(y, later.y));
+    return {broadcast_first(steps.value), broadcast_first(y)};
+  }
+
+  // 16 steps after none of which an episode ends.
+  static ALIGNZOO_INLINE Later<T> plain_block(const Rule& rule, const Segment<T>& segment,
+                                              int64_t at, const Multipliers<T>& going_on,
+                                              const Later<T>& later) {
+    Steps<T> steps;
+    steps.at = at;
+    steps.n = kLanes;
+    steps.ended = Mask<T>{};
+    steps.reward = load(segment.rewards + at);
+    steps.value = segment.values ? load(segment.values + at) : Wide<T>(T(0));
+    steps.next_value = shift_lanes<1>(steps.value, later.value);
+    const Wide<T> terms = rule.term(segment, steps);
+    if constexpr (Rule::kConstantMultiplier) {
+      return finish(rule, segment, steps, going_on, terms, later);
+    } else {
+      const Multipliers<T> multipliers = multipliers_of(rule.multiplier(segment, steps));
+      return finish(rule, segment, steps, multipliers, terms, later);
+    }
+  }
+
+  static ALIGNZOO_INLINE Mask<T> flagged(const uint8_t* flags, bool at_end,
+                                         const Segment<T>& segment, const Steps<T>& steps) {
+    if (flags) return load_mask<T>(flags + steps.at, steps.n);
+    const int64_t last = segment.size - 1 - steps.at;
+    return at_end ? lanes_below<T>(last + 1) & ~lanes_below<T>(last) : Mask<T>{};
+  }
+
+  // Any steps: fewer than 16, or with flags.
+  __attribute__((noinline)) Later<T> block(const Rule& rule, const Segment<T>& segment, int64_t at,
+                                           Later<T> later, bool& good) const {
+    const Wide<T> zero(T(0)), one(T(1));
+    Steps<T> steps;
+    steps.at = at;
+    steps.n = static_cast<int>(smaller(kLanes, segment.size - at));
+    const Mask<T> exists = lanes_below<T>(steps.n), is_last = ~lanes_below<T>(steps.n - 1) & exists;
+    steps.reward = load_up_to(segment.rewards + at, steps.n);
+    steps.value = segment.values ? load_up_to(segment.values + at, steps.n) : zero;
+    steps.next_value = select(is_last, later.value, shift_lanes<1>(steps.value, later.value));
+
+    const Mask<T> terminated = flagged(segment.terminated, segment.end_terminated, segment, steps);
+    const Mask<T> truncated =
+        flagged(segment.truncated, segment.end_truncated, segment, steps) & ~terminated;
+    if (segment.next_values) {
+      const Wide<T> given = load_up_to(segment.next_values + at, steps.n);
+      steps.next_value = select(truncated, given, steps.next_value);
+    } else {
+      const bool row_ends = segment.ends_row && at + steps.n == segment.size && has_bootstrap_;
+      good &= !any_of(row_ends ? truncated & ~is_last : truncated);
+    }
+    steps.next_value = select(terminated, zero, steps.next_value);
+    steps.ended = terminated | truncated;
+
+    const Wide<T> going_on = select(steps.ended, zero, rule.multiplier(segment, steps));
+    return finish(rule, segment, steps, multipliers_of(select(exists, going_on, one)),
+                  select(exists, rule.term(segment, steps), zero), later);
+  }
+
+  const Rule& rule_;
+  const bool has_bootstrap_;
+  Later<T> later_;
+};
+
+// Tokens of a masked row that are taken at once. What each segment costs anew, such as the first
+// reads of memory that is walked backwards, wants it long; the second-level cache wants it short.
+template <class T>
+constexpr int64_t kSegment = 16384 / static_cast<int64_t>(sizeof(T));
+
+// Room for a segment whose tokens do not lie together.
+template <class T>
+struct Scratch {
+  static constexpr int64_t kRoom = kSegment<T> + kLanes;
+  T rewards[kRoom], values[kRoom], next_values[kRoom], log_probs[kRoom], old_log_probs[kRoom];
+  uint8_t terminated[kRoom], truncated[kRoom];
+  T advantages[kRoom], returns[kRoom];
+};
+
+// The tokens [at, at + size) of the caller's arrays.
+template <class T>
+Segment<T> segment_at(const ScanArgs<T>& args, int64_t at, int64_t size) {
+  const auto from = [at](auto* array) { return array ? array + at : nullptr; };
+  Segment<T> out;
+  out.size = size;
+  out.rewards = from(args.rewards);
+  out.values = from(args.values);
+  out.next_values = from(args.next_values);
+  out.log_probs = from(args.log_probs);
+  out.old_log_probs = from(args.old_log_probs);
+  out.terminated = args.terminated_per_row ? nullptr : from(args.terminated);
+  out.truncated = args.truncated_per_row ? nullptr : from(args.truncated);
+  out.advantages = from(args.advantages);
+  out.returns = from(args.returns);
+  return out;
+}
+
+// The same tokens without the masked ones, or with zeros in their place.
+template <class T>
+Segment<T> gather(const Segment<T>& from, const uint8_t* mask, int64_t size, bool as_zeros,
+                  Scratch<T>& scratch) {
+  Segment<T> out = from;
+  out.size = size;
+  const auto take = [&](auto*& array, auto* to) {
+    if (array && as_zeros) blank(array, mask, from.size, to);
+    if (array && !as_zeros) compress(array, mask, from.size, to);
+    if (array) array = to;
+  };
+  take(out.rewards, scratch.rewards);
+  take(out.values, scratch.values);
+  take(out.next_values, scratch.next_values);
+  take(out.log_probs, scratch.log_probs);
+  take(out.old_log_probs, scratch.old_log_probs);
+  take(out.terminated, scratch.terminated);
+  take(out.truncated, scratch.truncated);
+  if (from.advantages) out.advantages = scratch.advantages;
+  out.returns = scratch.returns;
+  return out;
+}
+
+template <class T>
+void scatter(const Segment<T>& from, const uint8_t* mask, bool as_zeros, const Segment<T>& to) {
+  const auto put = [&](const T* array, T* result) {
+    if (result && as_zeros) blank(array, mask, to.size, result);
+    if (result && !as_zeros) expand(array, mask, to.size, result);
+  };
+  put(from.advantages, to.advantages);
+  put(from.returns, to.returns);
+}
 
 // The lowest row wins, whichever thread finds its own first.
 void report(int64_t& slot, int64_t row) {
@@ -15,99 +302,151 @@ void report(int64_t& slot, int64_t row) {
   }
 }
 
-// The common case: no flags, and masked tokens deleted from the sequence. Without branches, because
-// a mask with holes would be mispredicted at every one.
-template <class T, bool kMasked>
-void plain_gae_row(const GaeArgs<T>& args, int64_t row) {
-  const int64_t begin = args.rows.begin(row);
-  const T carry = args.gamma * args.gae_lambda;
-  T next_value = args.bootstrap ? args.bootstrap[row] : T(0);
-  T next_advantage = T(0);
-  for (int64_t t = args.rows.end(row) - 1; t >= begin; --t) {
-    const bool keep = !kMasked || args.mask[t] != 0;
-    const T value = args.values[t];
-    const T advantage =
-        math::advantage_step(args.rewards[t], value, next_value, next_advantage, args.gamma, carry);
-    args.advantages[t] = math::select(keep, advantage, T(0));
-    args.returns[t] = math::select(keep, advantage + value, T(0));
-    next_value = math::select(keep, value, next_value);
-    next_advantage = math::select(keep, advantage, next_advantage);
+// Asks for the tokens of the segment before `at`: read forwards within segments and backwards from
+// one to the next, they are no stream that the processor would foresee.
+template <class T>
+ALIGNZOO_INLINE void fetch_before(const ScanArgs<T>& args, int64_t begin, int64_t at) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t t = larger(begin, at - kSegment<T>); t < at; t += kLine) {
+    __builtin_prefetch(args.rewards + t);
+    if (args.values) __builtin_prefetch(args.values + t);
+    if (args.log_probs) __builtin_prefetch(args.log_probs + t);
+    if (args.old_log_probs) __builtin_prefetch(args.old_log_probs + t);
   }
 }
 
-template <class T>
-void gae_row(const GaeArgs<T>& args, int64_t row, GaeFaults& faults) {
+// A masked row, a segment at a time. `last` is its last unmasked token.
+template <class T, class Rule>
+bool scan_masked(const ScanArgs<T>& args, int64_t begin, int64_t last, Segment<T> end,
+                 SegmentScan<T, Rule>& scan) {
+  const bool as_zeros = args.mask_mode == MaskMode::kZero;
+  Scratch<T> scratch;
+  bool good = true;
+  int64_t stop = last + 1;
+  int64_t left = as_zeros ? stop - begin : count_nonzero(args.mask + begin, stop - begin);
+  while (left > 0) {
+    const int64_t size = (left - 1) % kSegment<T> + 1;
+    const bool whole = all_ones(args.mask + stop - size, size);
+    const int64_t at =
+        whole || as_zeros ? stop - size : start_of_last(args.mask, begin, stop, size);
+    fetch_before(args, begin, at);
+    Segment<T> there = segment_at(args, at, stop - at);
+    there.ends_row = end.ends_row;
+    there.end_terminated = end.end_terminated;
+    there.end_truncated = end.end_truncated;
+    if (whole) {
+      good &= scan.run(there);
+    } else {
+      const Segment<T> here = gather(there, args.mask + at, size, as_zeros, scratch);
+      good &= scan.run(here);
+      scatter(here, args.mask + at, as_zeros, there);
+    }
+    end = Segment<T>();
+    stop = at;
+    left -= size;
+  }
+  if (stop > begin) {
+    const Segment<T> before = segment_at(args, begin, stop - begin);
+    if (before.advantages)
+      memset(before.advantages, 0, sizeof(T) * static_cast<size_t>(stop - begin));
+    memset(before.returns, 0, sizeof(T) * static_cast<size_t>(stop - begin));
+  }
+  return good;
+}
+
+template <class T, class Rule>
+void scan_row(const ScanArgs<T>& args, const Rule& rule, int64_t row, ScanFaults& faults) {
   const int64_t begin = args.rows.begin(row), end = args.rows.end(row);
-  const T carry = args.gamma * args.gae_lambda;
-  int64_t last = end - 1;
-  while (last >= begin && args.mask && !args.mask[last]) --last;
+  const int64_t last = args.mask ? last_unmasked(args.mask, begin, end) : end - 1;
+  if (last + 1 < end) {
+    const size_t bytes = sizeof(T) * static_cast<size_t>(end - last - 1);
+    if (args.advantages) memset(args.advantages + last + 1, 0, bytes);
+    memset(args.returns + last + 1, 0, bytes);
+  }
+  if (last < begin) return;
+  if (args.mask && args.mask_mode == MaskMode::kPrefix &&
+      count_nonzero(args.mask + begin, last + 1 - begin) <= last - begin) {
+    return report(faults.hole_row, row);
+  }
+  SegmentScan<T, Rule> scan(rule, args.bootstrap != nullptr,
+                            args.bootstrap ? args.bootstrap[row] : T(0));
+  Segment<T> whole = segment_at(args, begin, last + 1 - begin);
+  whole.ends_row = true;
+  whole.end_terminated = args.terminated && args.terminated_per_row && args.terminated[row];
+  whole.end_truncated = args.truncated && args.truncated_per_row && args.truncated[row];
+  if (!(args.mask ? scan_masked(args, begin, last, whole, scan) : scan.run(whole))) {
+    report(faults.cut_row, row);
+  }
+}
 
-  auto write = [&](int64_t t, T advantage, T result) {
-    if (args.advantages) args.advantages[t] = advantage;
-    args.returns[t] = result;
+template <class Rule, class T>
+ScanFaults scan_rows(const ScanArgs<T>& args, int threads) {
+  ScanFaults faults;
+  const Rule rule(args);
+  const int64_t per_block = larger(1, kTile / larger(1, args.rows.width));
+  auto body = [&](int64_t block) {
+    const int64_t stop = smaller(args.rows.count, (block + 1) * per_block);
+    for (int64_t row = block * per_block; row < stop; ++row) scan_row(args, rule, row, faults);
   };
-  for (int64_t t = end - 1; t > last; --t) write(t, T(0), T(0));
+  parallel_for(ceil_div(args.rows.count, per_block), threads, body);
+  return faults;
+}
 
-  T next_value = args.bootstrap && last >= begin ? args.bootstrap[row] : T(0);
-  T next_advantage = T(0);
-  for (int64_t t = last; t >= begin; --t) {
-    if (args.mask && !args.mask[t]) {
-      write(t, T(0), T(0));
-      if (args.mask_mode == MaskMode::kPrefix) report(faults.hole_row, row);
-      if (args.mask_mode == MaskMode::kZero) {
-        next_advantage =
-            math::advantage_step(T(0), T(0), next_value, next_advantage, args.gamma, carry);
-        next_value = T(0);
-      }
-      continue;
+// Horner's scheme from the last of a step's n rewards to its own; 16 steps at once where the row
+// has that many left behind them.
+template <class T>
+void td_targets_of(const TdTargetsArgs<T>& args, int64_t begin, int64_t end, int64_t row_end) {
+  const Wide<T> zero(T(0)), gamma(args.gamma);
+  int64_t t = begin;
+  for (; t + kLanes <= end && args.n_step - 1 <= row_end - (t + kLanes); t += kLanes) {
+    Wide<T> y = load(args.next_values + t + args.n_step - 1);
+    for (int64_t k = args.n_step - 1; k >= 0; --k) {
+      if (args.terminated) y = select(load_mask<T>(args.terminated + t + k, kLanes), zero, y);
+      y = fma(gamma, y, load(args.rewards + t + k));
     }
-    const bool terminated =
-        args.terminated &&
-        (args.terminated_per_row ? t == last && args.terminated[row] : args.terminated[t] != 0);
-    const bool truncated =
-        args.truncated && !terminated &&
-        (args.truncated_per_row ? t == last && args.truncated[row] : args.truncated[t] != 0);
-    if (truncated && args.next_values) {
-      next_value = args.next_values[t];
-    } else if (truncated && !(t == last && args.bootstrap)) {
-      report(faults.cut_row, row);
+    store(args.targets + t, y);
+  }
+  for (; t < end; ++t) {
+    const int64_t horizon = t + smaller(row_end - t, args.n_step) - 1;
+    T y = args.next_values[horizon];
+    for (int64_t s = horizon; s >= t; --s) {
+      if (args.terminated && args.terminated[s]) y = T(0);
+      y = math::fma(args.gamma, y, args.rewards[s]);
     }
-    const T value = args.values ? args.values[t] : T(0);
-    const T advantage =
-        math::advantage_step(args.rewards[t], value, terminated ? T(0) : next_value, next_advantage,
-                             args.gamma, terminated || truncated ? T(0) : carry);
-    write(t, advantage, args.values ? advantage + value : advantage);
-    next_value = value;
-    next_advantage = advantage;
+    args.targets[t] = y;
   }
 }
 
 }  // namespace
 
 template <class T>
-GaeFaults gae(const GaeArgs<T>& args, int threads) {
-  GaeFaults faults;
-  const int64_t per_block = larger(1, kTile / larger(1, args.rows.width));
-  const bool plain = args.values && !args.terminated && !args.truncated &&
-                     (!args.mask || args.mask_mode == MaskMode::kCarry);
-  auto body = [&](int64_t block) {
-    const int64_t stop = smaller(args.rows.count, (block + 1) * per_block);
-    for (int64_t row = block * per_block; row < stop; ++row) {
-      if (!plain) {
-        gae_row(args, row, faults);
-      } else if (args.mask) {
-        plain_gae_row<T, true>(args, row);
-      } else {
-        plain_gae_row<T, false>(args, row);
-      }
-    }
-  };
-  parallel_for(ceil_div(args.rows.count, per_block), threads, body);
-  return faults;
+ScanFaults gae(const ScanArgs<T>& args, int threads) {
+  return scan_rows<GaeRule<T>>(args, threads);
+}
+template <class T>
+ScanFaults td_lambda_returns(const ScanArgs<T>& args, int threads) {
+  return scan_rows<ReturnRule<T>>(args, threads);
+}
+template <class T>
+ScanFaults vtrace(const ScanArgs<T>& args, int threads) {
+  return scan_rows<VtraceRule<T>>(args, threads);
+}
+template <class T>
+void td_targets(const TdTargetsArgs<T>& args, int threads) {
+  const Tiles tiles(args.rows);
+  tiles.for_each(threads, [&](int64_t, int64_t row, int64_t begin, int64_t end) {
+    td_targets_of(args, begin, end, args.rows.end(row));
+  });
 }
 
-template GaeFaults gae<float>(const GaeArgs<float>&, int);
-template GaeFaults gae<double>(const GaeArgs<double>&, int);
+#define ALIGNZOO_INSTANTIATE(T)                                      \
+  template ScanFaults gae<T>(const ScanArgs<T>&, int);               \
+  template ScanFaults td_lambda_returns<T>(const ScanArgs<T>&, int); \
+  template ScanFaults vtrace<T>(const ScanArgs<T>&, int);            \
+  template void td_targets<T>(const TdTargetsArgs<T>&, int);
+ALIGNZOO_INSTANTIATE(float)
+ALIGNZOO_INSTANTIATE(double)
+#undef ALIGNZOO_INSTANTIATE
 
 }  // namespace ALIGNZOO_ISA
 }  // namespace alignzoo::cpu

@@ -192,6 +192,104 @@ template <class T>
 ALIGNZOO_INLINE Mask<T> operator&(const Mask<T>& a, const Mask<T>& b) {
   return map_masks<T>([&](int i) __attribute__((always_inline)) { return a.reg[i] & b.reg[i]; });
 }
+template <class T>
+ALIGNZOO_INLINE Mask<T> operator|(const Mask<T>& a, const Mask<T>& b) {
+  return map_masks<T>([&](int i) __attribute__((always_inline)) { return a.reg[i] | b.reg[i]; });
+}
+template <class T>
+ALIGNZOO_INLINE Mask<T> operator~(const Mask<T>& a) {
+  return map_masks<T>([&](int i) __attribute__((always_inline)) { return ~a.reg[i]; });
+}
+
+// Lanes kBy and up of `low`, then the first kBy of `high`; 0 < kBy < lanes of a register.
+#if defined(__AVX512F__)
+template <int kBy>
+ALIGNZOO_INLINE __m512i lanes_of_two(__m512i low, __m512i high, float) {
+  return _mm512_alignr_epi32(high, low, kBy);
+}
+template <int kBy>
+ALIGNZOO_INLINE __m512i lanes_of_two(__m512i low, __m512i high, double) {
+  return _mm512_alignr_epi64(high, low, kBy);
+}
+using RegisterBits = __m512i;
+#elif defined(__AVX2__)
+// alignr shifts within halves, so it is given the half between the two registers too.
+template <int kBytes>
+ALIGNZOO_INLINE __m256i bytes_of_two(__m256i low, __m256i high) {
+  const __m256i between = _mm256_permute2x128_si256(low, high, 0x21);
+  if constexpr (kBytes < 16) {
+    return _mm256_alignr_epi8(between, low, kBytes);
+  } else {
+    return _mm256_alignr_epi8(high, between, kBytes - 16);
+  }
+}
+template <int kBy, class T>
+ALIGNZOO_INLINE __m256i lanes_of_two(__m256i low, __m256i high, T) {
+  return bytes_of_two<kBy* static_cast<int>(sizeof(T))>(low, high);
+}
+using RegisterBits = __m256i;
+#else
+typedef int32_t RegisterBits __attribute__((vector_size(kRegisterBytes)));
+template <int kBy, class T>
+ALIGNZOO_INLINE RegisterBits lanes_of_two(RegisterBits low, RegisterBits high, T) {
+  constexpr size_t kShift = kBy * sizeof(T);
+  uint8_t both[2 * kRegisterBytes];
+  memcpy(both, &low, kRegisterBytes);
+  memcpy(both + kRegisterBytes, &high, kRegisterBytes);
+  RegisterBits out;
+  memcpy(&out, both + kShift, kRegisterBytes);
+  return out;
+}
+#endif
+template <int kBy, class T, class Register>
+ALIGNZOO_INLINE Register shifted_register(const Register* reg, const Register& fill, int i) {
+  constexpr int kPer = Registers<T>::kPer, kCount = Registers<T>::kCount;
+  const int from = i + kBy / kPer;
+  const Register low = from < kCount ? reg[from] : fill;
+  if constexpr (kBy % kPer == 0) {
+    return low;
+  } else {
+    const Register high = from + 1 < kCount ? reg[from + 1] : fill;
+    return reinterpret_cast<Register>(lanes_of_two<kBy % kPer>(
+        reinterpret_cast<RegisterBits>(low), reinterpret_cast<RegisterBits>(high), T()));
+  }
+}
+// Lane i becomes what lane i + kBy was; the last kBy lanes become those of `fill`.
+template <int kBy, class T>
+ALIGNZOO_INLINE Wide<T> shift_lanes(const Wide<T>& a, const Wide<T>& fill) {
+  return map_registers<T>([&](int i) __attribute__((always_inline)) {
+    return shifted_register<kBy, T>(a.reg, fill.reg[0], i);
+  });
+}
+// Lanes 0 to n - 1; none where n <= 0, all from 16 on.
+template <class T>
+ALIGNZOO_INLINE Mask<T> lanes_below(int64_t n) {
+  using Bits = typename Registers<T>::Bits;
+  static constexpr Bits kIndex[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  Mask<T> index;
+  memcpy(&index, kIndex, sizeof index);
+  const Bits limit = static_cast<Bits>(n < 0 ? 0 : n < kLanes ? n : kLanes);
+  return map_masks<T>([&](int i) __attribute__((always_inline)) { return index.reg[i] < limit; });
+}
+
+// Every lane becomes what lane 0 is.
+template <class T>
+ALIGNZOO_INLINE Wide<T> broadcast_first(const Wide<T>& a) {
+  return Wide<T>(a.reg[0][0]);
+}
+#if defined(__AVX2__)
+ALIGNZOO_INLINE F32 broadcast_first(const F32& a) {
+#if defined(__AVX512F__)
+  return map_registers<float>([&](int) __attribute__((always_inline)) {
+    return _mm512_broadcastss_ps(_mm512_castps512_ps128(a.reg[0]));
+  });
+#else
+  return map_registers<float>([&](int) __attribute__((always_inline)) {
+    return _mm256_broadcastss_ps(_mm256_castps256_ps128(a.reg[0]));
+  });
+#endif
+}
+#endif
 
 // Lane 0 first, halves added until one is left: the one reduction tree there is.
 template <class T>
@@ -226,16 +324,21 @@ ALIGNZOO_INLINE T max_lanes(const Wide<T>& a) {
   return lane[0];
 }
 
-// Loads and stores of 16 consecutive elements, at any address.
+// Loads and stores of 16 consecutive elements, at any address. Register by register: a copy of the
+// whole would go through memory.
 template <class T>
 ALIGNZOO_INLINE Wide<T> load(const T* from) {
-  Wide<T> out;
-  memcpy(&out, from, sizeof out);
-  return out;
+  using R = Registers<T>;
+  return map_registers<T>([&](int i) __attribute__((always_inline)) {
+    typename R::Floats out;
+    memcpy(&out, from + i * R::kPer, sizeof out);
+    return out;
+  });
 }
 template <class T>
 ALIGNZOO_INLINE void store(T* to, const Wide<T>& a) {
-  memcpy(to, &a, sizeof a);
+  using R = Registers<T>;
+  for (int i = 0; i < R::kCount; ++i) memcpy(to + i * R::kPer, &a.reg[i], sizeof a.reg[i]);
 }
 
 }  // namespace ALIGNZOO_ISA

@@ -13,10 +13,10 @@ inline namespace ALIGNZOO_ISA {
 
 const Kernels kTable = {
     ALIGNZOO_STRING(ALIGNZOO_ISA),
-    {gae<float>, moments<float>, whiten<float>, policy_loss<float>, value_loss<float>,
-     kl_penalty<float>, huber<float>},
-    {gae<double>, moments<double>, whiten<double>, policy_loss<double>, value_loss<double>,
-     kl_penalty<double>, huber<double>},
+    {gae<float>, td_lambda_returns<float>, vtrace<float>, td_targets<float>, moments<float>,
+     whiten<float>, policy_loss<float>, value_loss<float>, kl_penalty<float>, huber<float>},
+    {gae<double>, td_lambda_returns<double>, vtrace<double>, td_targets<double>, moments<double>,
+     whiten<double>, policy_loss<double>, value_loss<double>, kl_penalty<double>, huber<double>},
     ALIGNZOO_LOGIT_KERNELS(float, float),
     ALIGNZOO_LOGIT_KERNELS(double, double),
     ALIGNZOO_LOGIT_KERNELS(Bfloat16, float),
