@@ -259,10 +259,17 @@ double Call::temperature(py::handle object, bool zero_too) const {
 }
 
 bool Call::flag(const char* name, py::handle object) const {
-  const int truth = PyObject_IsTrue(object.ptr());
-  if (truth >= 0) return truth == 1;
+  if (PyBool_Check(object.ptr())) return object.ptr() == Py_True;
+  const bool numpy_bool = std::strncmp(Py_TYPE(object.ptr())->tp_name, "numpy.bool", 10) == 0;
+  py::object index =
+      py::reinterpret_steal<py::object>(numpy_bool ? nullptr : PyNumber_Index(object.ptr()));
+  const long truth = numpy_bool ? PyObject_IsTrue(object.ptr())
+                     : index    ? PyLong_AsLong(index.ptr())
+                                : -1;
+  if (truth == 0 || truth == 1) return truth == 1;
   PyErr_Clear();
-  type_error(std::string("`") + name + "` is " + type_name(object) + "; expected True or False");
+  type_error(std::string("`") + name + "` is " + std::string(py::repr(object)) +
+             "; expected True or False");
 }
 
 int Call::choice(const char* name, py::handle object,

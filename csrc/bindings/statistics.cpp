@@ -26,9 +26,10 @@ py::object masked_whiten(py::object x_in, py::object mask_in, py::object shift_m
                       "; expected (n, mean, m2)");
     }
     py::sequence given = py::reinterpret_borrow<py::sequence>(moments_in);
-    moments = {call.number("moments", py::object(given[0])),
+    const double infinity = std::numeric_limits<double>::infinity();
+    moments = {call.number_within("moments", py::object(given[0]), 0, infinity),
                call.number("moments", py::object(given[1])),
-               call.number("moments", py::object(given[2]))};
+               call.number_within("moments", py::object(given[2]), 0, infinity)};
   }
   Output whitened = make_output(x.library, x.dtype, x.shape);
   const int64_t work = x.size();

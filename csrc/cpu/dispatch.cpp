@@ -19,9 +19,8 @@ extern const Kernels kTable;
 }
 #endif
 
-namespace {
-
-const Kernels* find(const std::string& isa) {
+const Kernels* kernels_for(const char* name) {
+  const std::string isa = name;
   if (isa == "generic") return &generic::kTable;
 #if defined(ALIGNZOO_X86)
   __builtin_cpu_init();
@@ -34,6 +33,8 @@ const Kernels* find(const std::string& isa) {
 #endif
   return nullptr;
 }
+
+namespace {
 
 [[noreturn]] void refuse(const char* name, const char* value, const std::string& known) {
   throw std::runtime_error(std::string(name) + " is '" + value + "'; it can be " + known +
@@ -65,11 +66,11 @@ const Kernels& choose() {
   check_pool();
   const char* wanted = std::getenv("ALIGNZOO_ISA");
   if (wanted != nullptr && *wanted != '\0') {
-    if (const Kernels* found = find(wanted)) return *found;
+    if (const Kernels* found = kernels_for(wanted)) return *found;
     refuse("ALIGNZOO_ISA", wanted, std::string(compiled_isas()) + " as far as this processor goes");
   }
   for (const char* isa : {"avx512", "avx2"}) {
-    if (const Kernels* found = find(isa)) return *found;
+    if (const Kernels* found = kernels_for(isa)) return *found;
   }
   return generic::kTable;
 }

@@ -276,6 +276,8 @@ inline const LogitKernels<Float16, float>& Kernels::logits() const {
 // Throws std::runtime_error if that, or another of our environment variables, names something that
 // does not exist here.
 const Kernels& kernels();
+// Those of one instruction set, null where this build or this processor has none.
+const Kernels* kernels_for(const char* isa);
 const char* compiled_isas();
 
 // ALIGNZOO_NUM_THREADS, 0 if unset. Throws std::runtime_error if it is no such number.

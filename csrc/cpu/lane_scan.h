@@ -22,16 +22,22 @@ struct Multipliers {
   Wide<T> step[4], after;
 };
 
+// 0 stays 0, whatever lies behind it; finite, so that a large product times a sum of 0 is 0 too.
+template <class T>
+ALIGNZOO_INLINE Wide<T> product(const Wide<T>& m, const Wide<T>& later) {
+  const Wide<T> largest(std::numeric_limits<T>::max());
+  return select(m == Wide<T>(T(0)), m, min(largest, m * later));
+}
+
 template <class T>
 ALIGNZOO_INLINE Multipliers<T> multipliers_of(const Wide<T>& m) {
-  // Finite, so that a large product times a sum of 0 stays 0.
-  const Wide<T> one(T(1)), largest(std::numeric_limits<T>::max());
+  const Wide<T> one(T(1));
   Multipliers<T> out;
   out.step[0] = m;
-  out.step[1] = min(largest, out.step[0] * shift_lanes<1>(out.step[0], one));
-  out.step[2] = min(largest, out.step[1] * shift_lanes<2>(out.step[1], one));
-  out.step[3] = min(largest, out.step[2] * shift_lanes<4>(out.step[2], one));
-  out.after = min(largest, out.step[3] * shift_lanes<8>(out.step[3], one));
+  out.step[1] = product(out.step[0], shift_lanes<1>(out.step[0], one));
+  out.step[2] = product(out.step[1], shift_lanes<2>(out.step[1], one));
+  out.step[3] = product(out.step[2], shift_lanes<4>(out.step[2], one));
+  out.after = product(out.step[3], shift_lanes<8>(out.step[3], one));
   return out;
 }
 

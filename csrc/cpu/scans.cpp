@@ -43,7 +43,6 @@ class GaeRule {
   explicit GaeRule(const ScanArgs<T>& args)
       : gamma_(args.gamma), carry_(args.gamma * args.lambda) {}
 
-  T y_after_row(T) const { return T(0); }
   ALIGNZOO_INLINE Wide<T> multiplier(const Segment<T>&, const Steps<T>&) const { return carry_; }
   ALIGNZOO_INLINE Wide<T> term(const Segment<T>&, const Steps<T>& s) const {
     return math::td_error(s.reward, s.value, s.next_value, gamma_);
@@ -68,7 +67,6 @@ class ReturnRule {
         gamma_of_value_(args.gamma * (1 - args.lambda)),
         carry_(args.gamma * args.lambda) {}
 
-  T y_after_row(T bootstrap) const { return bootstrap; }
   ALIGNZOO_INLINE Wide<T> multiplier(const Segment<T>&, const Steps<T>&) const { return carry_; }
   ALIGNZOO_INLINE Wide<T> term(const Segment<T>&, const Steps<T>& s) const {
     return fma(select(s.ended, gamma_, gamma_of_value_), s.next_value, s.reward);
@@ -93,7 +91,6 @@ class VtraceRule {
         clip_c_(args.clip_c),
         clip_pg_rho_(args.clip_pg_rho) {}
 
-  T y_after_row(T) const { return T(0); }
   ALIGNZOO_INLINE Wide<T> ratio(const Segment<T>& from, const Steps<T>& s) const {
     return math::importance_ratio(load_up_to(from.log_probs + s.at, s.n),
                                   load_up_to(from.old_log_probs + s.at, s.n));
@@ -129,9 +126,7 @@ template <class T, class Rule>
 class SegmentScan {
  public:
   SegmentScan(const Rule& rule, bool has_bootstrap, T bootstrap)
-      : rule_(rule),
-        has_bootstrap_(has_bootstrap),
-        later_{Wide<T>(bootstrap), Wide<T>(rule.y_after_row(bootstrap))} {}
+      : rule_(rule), has_bootstrap_(has_bootstrap), later_{Wide<T>(bootstrap), Wide<T>(T(0))} {}
 
   // False if a truncated step has no value to follow it.
   bool run(const Segment<T>& segment) {
@@ -142,8 +137,7 @@ class SegmentScan {
         multipliers_of(Rule::kConstantMultiplier ? rule.multiplier({}, {}) : Wide<T>(T(0)));
     bool good = true;
     const int64_t last_block = (segment.size - 1) / kLanes * kLanes;
-    const bool last_is_plain =
-        segment.size == last_block + kLanes && !segment.end_terminated && !segment.end_truncated;
+    const bool last_is_plain = segment.size == last_block + kLanes && !segment.ends_row;
     for (int64_t at = last_block; at >= 0; at -= kLanes) {
       if ((at < last_block || last_is_plain) &&
           (!segment.terminated || all_zeros(segment.terminated + at)) &&
@@ -193,7 +187,7 @@ class SegmentScan {
     return at_end ? lanes_below<T>(last + 1) & ~lanes_below<T>(last) : Mask<T>{};
   }
 
-  // Any steps: fewer than 16, or with flags.
+  // Any steps: fewer than 16, with flags, or with the row's last, which ends its episode.
   __attribute__((noinline)) Later<T> block(const Rule& rule, const Segment<T>& segment, int64_t at,
                                            Later<T> later, bool& good) const {
     const Wide<T> zero(T(0)), one(T(1));
@@ -208,15 +202,15 @@ class SegmentScan {
     const Mask<T> terminated = flagged(segment.terminated, segment.end_terminated, segment, steps);
     const Mask<T> truncated =
         flagged(segment.truncated, segment.end_truncated, segment, steps) & ~terminated;
+    const Mask<T> row_ends = segment.ends_row && at + steps.n == segment.size ? is_last : Mask<T>{};
     if (segment.next_values) {
       const Wide<T> given = load_up_to(segment.next_values + at, steps.n);
       steps.next_value = select(truncated, given, steps.next_value);
     } else {
-      const bool row_ends = segment.ends_row && at + steps.n == segment.size && has_bootstrap_;
-      good &= !any_of(row_ends ? truncated & ~is_last : truncated);
+      good &= !any_of(has_bootstrap_ ? truncated & ~row_ends : truncated);
     }
     steps.next_value = select(terminated, zero, steps.next_value);
-    steps.ended = terminated | truncated;
+    steps.ended = terminated | truncated | row_ends;
 
     const Wide<T> going_on = select(steps.ended, zero, rule.multiplier(segment, steps));
     return finish(rule, segment, steps, multipliers_of(select(exists, going_on, one)),
