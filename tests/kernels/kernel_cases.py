@@ -9,6 +9,8 @@ import torch
 
 FLOATS = ("float32", "float64")
 LIBRARIES = ("numpy", "torch")
+# Around 16 lanes and every power of two that a tile may be made of, and one row far beyond.
+BORDER_LENGTHS = (*(2**k + d for k in range(4, 14) for d in (-1, 0, 1)), 100_003)
 
 
 def make_mask(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray | None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_bounds import assert_exact_to
-from kernel_cases import bits
+from kernel_cases import BORDER_LENGTHS, bits, poison
 from kernel_strategies import (
     few_examples,
     seeds,
@@ -116,3 +116,70 @@ def test_a_single_row_may_come_without_its_batch_dimension():
     )
     assert bits(flat) == bits(batch)
     assert bits(flat_grad) == bits(grad[0])
+
+
+def long_rows(rng):
+    """The per-token arrays of a packed batch whose rows cross every border, and its options."""
+    num_tokens = sum(BORDER_LENGTHS)
+    arrays = [x * 0.4 for x in rng.normal(size=(3, num_tokens))]
+    mask = rng.random(num_tokens) < 0.9
+    return arrays, {"mask": mask, "cu_seqlens": np.cumsum([0, *BORDER_LENGTHS])}
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_policy_loss_of_rows_that_cross_lanes_and_tiles_is_the_reference(level, aggregate):
+    rng = np.random.default_rng(14)
+    arrays, rows = long_rows(rng)
+    options = {"level": level, "aggregate": aggregate, "clip_range": 0.2, "denominator": 1e3}
+    tensors = [torch.from_numpy(poison(x, rows["mask"], rng)) for x in arrays]
+    given_rows = {name: torch.from_numpy(x) for name, x in rows.items()}
+    loss, stats, grad = value_and_grad(kernels.policy_loss, *tensors, **given_rows, **options)
+    truth, truth_stats = reference.policy_loss(*arrays, **rows, **options)
+    # What is summed is far larger than the sum, whose terms have either sign.
+    assert_exact_to(loss, truth, 1e-12, scale=np.abs(arrays[2]).sum() / 1e3)
+    assert_exact_to(grad, reference.policy_loss_grad(*arrays, **rows, **options), 1e-12)
+    for name, expected in truth_stats.items():
+        assert float(stats[name]) == pytest.approx(expected, rel=1e-12), name
+
+
+def test_sums_over_rows_that_cross_lanes_and_tiles_are_the_reference():
+    rng = np.random.default_rng(15)
+    arrays, rows = long_rows(rng)
+    loss, stats = kernels.value_loss(*arrays, clip_range=0.3, **rows)
+    truth, truth_stats = reference.value_loss(*arrays, clip_range=0.3, **rows)
+    assert_exact_to(loss, truth, 1e-12)
+    assert float(stats["clip_frac"]) == pytest.approx(truth_stats["clip_frac"], rel=1e-14)
+    whitened, moments = kernels.masked_whiten(arrays[0], **rows)
+    truth, truth_moments = reference.masked_whiten(arrays[0], **rows)
+    assert_exact_to(whitened, truth, 1e-12)
+    for ours, expected in zip(moments, truth_moments, strict=True):
+        assert float(ours) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("size", BORDER_LENGTHS[::4])
+def test_elementwise_kernels_reach_the_last_element_of_any_size(size):
+    rng = np.random.default_rng(16)
+    x, y = rng.normal(size=(2, size))
+    for estimator in ("k1", "k2", "k3", "abs"):
+        truth = reference.kl_penalty(x, y, estimator=estimator)
+        assert_exact_to(kernels.kl_penalty(x, y, estimator=estimator), truth, 1e-12)
+    assert_exact_to(kernels.huber(x), reference.huber(x), 1e-12)
+
+
+@pytest.mark.parametrize("at", [0, 15, 16, 1030])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_an_unmasked_nan_shows_in_the_loss_and_in_no_other_token(at, dtype):
+    new, old, advantages, mask = batch_of_losses(np.random.default_rng(17), 5, 1031)
+    mask[2, at] = True
+    tensors = [x.to(dtype) for x in (new, old, advantages)]
+    others = torch.ones_like(mask)
+    others[2, at] = False
+    policy = {"clip_range": 0.2}
+    for function, options in ((kernels.policy_loss, policy), (kernels.value_loss, {})):
+        _, _, clean = value_and_grad(function, *tensors, mask, **options)
+        spoiled = [x.clone() for x in tensors]
+        spoiled[0][2, at] = math.nan
+        loss, _, grad = value_and_grad(function, *spoiled, mask, **options)
+        assert loss.isnan()
+        assert bits(grad[others]) == bits(clean[others])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_bounds import assert_at_most_twice_the_error, assert_exact_to
-from kernel_cases import LIBRARIES, bits, given_as, make_mask, poison, to_numpy
+from kernel_cases import BORDER_LENGTHS, LIBRARIES, bits, given_as, make_mask, poison, to_numpy
 from kernel_strategies import (
     few_examples,
     fewer_examples,
@@ -73,20 +73,16 @@ def test_float64_is_the_reference_to_1e12(name, data, shape, seed, kind, mask_dt
         assert_exact_to(ours, truth, 1e-12)
 
 
-# Around 16 lanes and every power of two that a tile may be made of, and one row far beyond.
-LONG = (*(2**k + d for k in range(4, 14) for d in (-1, 0, 1)), 100_003)
-
-
 @every_scan
 @pytest.mark.parametrize("share", [0.0, 0.01])
 def test_rows_that_cross_lanes_and_tiles_are_the_reference_to_1e12(name, share):
     rng = np.random.default_rng(0)
-    num_tokens = sum(LONG)
+    num_tokens = sum(BORDER_LENGTHS)
     arrays = arrays_of(name, (num_tokens,), rng)
     options = {
-        "cu_seqlens": np.cumsum([0, *LONG]),
+        "cu_seqlens": np.cumsum([0, *BORDER_LENGTHS]),
         "terminated": rng.random(num_tokens) < share,
-        "bootstrap": rng.normal(size=len(LONG)),
+        "bootstrap": rng.normal(size=len(BORDER_LENGTHS)),
         "mask": rng.random(num_tokens) >= share,
     }
     if name != "discounted_returns":
