@@ -189,13 +189,15 @@ def plot(results: dict[str, Any], path: Path) -> None:
     for y, row in enumerate(rows):
         left.barh(y, row["median"], color=colours.get(row["peer"], "#3b6ea5"))
         left.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1)
-        left.text(row["median"] * 1.1, y, number(row["median"]), va="center", fontsize=7)
+        end = max(row["median"], row["high"])
+        left.text(end * 1.08, y, number(row["median"]), va="center", fontsize=7)
     left.set_yticks(
         range(len(rows)),
         [f"{row['kernel']}, {row['workload']} / {row['peer']}" for row in rows],
         fontsize=7,
     )
     left.set_xscale("log")
+    left.margins(y=0.01)
     left.axvline(1, color="black", linewidth=0.8)
     left.set_xlabel("times as fast as the peer, median of pairs, 95 % interval")
     for y, row in enumerate(shares):
