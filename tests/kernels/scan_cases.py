@@ -25,6 +25,7 @@ SCANS = {
     ),
 }
 NAMES = tuple(SCANS)
+# Those after the fifth need values of single steps, which discounted_returns does not take.
 ENDINGS = (
     "unflagged",
     "bootstrapped",
@@ -32,15 +33,15 @@ ENDINGS = (
     "rows_truncated",
     "steps_terminated",
     "steps_truncated",
+    "rows_with_next_values",
+    "rows_and_steps",
     "all_kinds",
 )
-# Those that need no value for a step truncated inside a row, which discounted_returns cannot take.
-ROW_ENDINGS = ENDINGS[:5]
 
 
 def endings_of(name: str) -> tuple[str, ...]:
     """The endings that a scan takes."""
-    return ROW_ENDINGS if name == "discounted_returns" else ENDINGS
+    return ENDINGS[:5] if name == "discounted_returns" else ENDINGS
 
 
 def arrays_of(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> list[np.ndarray]:
@@ -55,16 +56,27 @@ def ends(ending: str, shape: tuple[int, int], rng: np.random.Generator) -> dict[
     num_rows = shape[0]
     bootstrap = rng.normal(size=num_rows)
     next_values = rng.normal(size=shape)
+    row_flags, step_flags = rng.random((2, num_rows)) < 0.5, rng.random((2, *shape)) < 0.2
     return {
         "unflagged": {},
         "bootstrapped": {"bootstrap": bootstrap},
-        "rows_terminated": {"bootstrap": bootstrap, "terminated": rng.random(num_rows) < 0.5},
-        "rows_truncated": {"bootstrap": bootstrap, "truncated": rng.random(num_rows) < 0.5},
-        "steps_terminated": {"terminated": rng.random(shape) < 0.2},
-        "steps_truncated": {"truncated": rng.random(shape) < 0.2, "next_values": next_values},
+        "rows_terminated": {"bootstrap": bootstrap, "terminated": row_flags[0]},
+        "rows_truncated": {"bootstrap": bootstrap, "truncated": row_flags[0]},
+        "steps_terminated": {"terminated": step_flags[0]},
+        "steps_truncated": {"truncated": step_flags[0], "next_values": next_values},
+        "rows_with_next_values": {
+            "terminated": row_flags[0],
+            "truncated": row_flags[1],
+            "next_values": next_values,
+        },
+        "rows_and_steps": {
+            "terminated": step_flags[0].astype(np.uint8),
+            "truncated": row_flags[0],
+            "bootstrap": bootstrap,
+        },
         "all_kinds": {
-            "terminated": rng.random(shape) < 0.2,
-            "truncated": rng.random(shape) < 0.2,
+            "terminated": step_flags[0],
+            "truncated": step_flags[1].astype(np.int64),
             "bootstrap": bootstrap,
             "next_values": next_values,
         },
@@ -99,7 +111,7 @@ def packed_ends(options: dict[str, np.ndarray], inside: np.ndarray) -> dict[str,
     """
     is_ambiguous = inside.sum() == len(inside)
     return {
-        name: _per_token(x, inside) if is_ambiguous and x.dtype == bool else packed(x, inside)
+        name: _per_token(x, inside) if is_ambiguous and x.dtype != float else packed(x, inside)
         for name, x in options.items()
     }
 
