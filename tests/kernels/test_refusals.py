@@ -70,8 +70,11 @@ def test_several_bad_arguments_are_refused_by_the_name_of_one(name, data, librar
     spoiled = data.draw(st.sets(st.sampled_from([*kernel.parameters]), min_size=1))
     arguments = kernel.good(library, is_packed="cu_seqlens" in spoiled)
     for argument in sorted(spoiled):
-        cases = [value for value, _ in kernel.parameters[argument].bad(library)]
-        arguments[argument] = data.draw(st.sampled_from(cases))
+        cases = kernel.parameters[argument].bad(library)
+        # Two arrays of wrong shapes may fit each other.
+        is_array = isinstance(kernel.parameters[argument], Array)
+        certain = [value for value, error in cases if error is TypeError or not is_array]
+        arguments[argument] = data.draw(st.sampled_from(certain))
     with pytest.raises(NOTHING_ELSE, match=f"^{name}: .*`({'|'.join(spoiled)})`"):
         getattr(kernels, name)(**arguments)
 
