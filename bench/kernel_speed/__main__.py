@@ -16,6 +16,7 @@ import platform
 import random
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import report
 import torch
 from cases import CASES, Case
 from sections import SECTIONS, TOKEN_SIZES, VOCABULARIES
-from timing import Options, bandwidth_share, pair
+from timing import Options, bandwidth_share, kept_memory, pair
 
 import alignzoo
 from alignzoo import _core
@@ -56,13 +57,23 @@ def beside_peers(name: str, case: Case, options: Options) -> list[Row]:
 
 
 def beside_memory(name: str, case: Case, options: Options) -> list[Row]:
-    """The share of a copy's or a read's bandwidth, where the case names its bytes."""
+    """The share of a copy's or a read's bandwidth, where the case names its bytes.
+
+    Results as large as the inputs are measured twice: as fresh pages, and in memory used before, as
+    the copy's is. The aim is about the latter.
+    """
     if case.num_bytes is None:
         return []
-    found = bandwidth_share(case.ours, case.num_bytes, case.bandwidth, options)
-    row = {"case": name, "kernel": case.kernel, "workload": case.workload, "kind": case.bandwidth}
-    _progress({**row, **found})
-    return [{**row, "aim": case.share, **found}]
+    what = {"case": name, "kernel": case.kernel, "kind": case.bandwidth}
+    rows = []
+    for outputs in ("fresh", "reused") if case.writes else ("",):
+        with kept_memory() if outputs == "reused" else nullcontext():
+            found = bandwidth_share(case.ours, case.num_bytes, case.bandwidth, options)
+        workload = case.workload + (f", {outputs} results" if outputs else "")
+        aim = None if outputs == "fresh" else case.share
+        rows.append({**what, "workload": workload, "aim": aim, **found})
+        _progress(rows[-1])
+    return rows
 
 
 def _progress(row: Row) -> None:
@@ -108,12 +119,14 @@ def measure(options: argparse.Namespace) -> Row:
         if not {"peers", "bandwidth"} & set(options.sections):
             break
         made = CASES[name](options.short)
+        torch.set_num_threads(made.threads or options.threads)
         if "peers" in options.sections:
             results.setdefault("peers", []).extend(beside_peers(name, made, timing))
         if "bandwidth" in options.sections:
             results.setdefault("bandwidth", []).extend(beside_memory(name, made, timing))
         del made
         torch.compiler.reset()
+    torch.set_num_threads(options.threads)
     for name, section in SECTIONS.items():
         if name in options.sections:
             results[name] = section(timing, options.short)

@@ -33,6 +33,7 @@ class Case:
         num_bytes: what has to be read and written, once each; None: no share of bandwidth.
         bandwidth: "copy" or "read", what `num_bytes` over time is compared with.
         share: the share of that bandwidth it should reach.
+        threads: where the workload names a number of its own.
     """
 
     kernel: str
@@ -43,6 +44,12 @@ class Case:
     num_bytes: int | None = None
     bandwidth: str = "copy"
     share: float | None = None
+    threads: int | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether a call makes new arrays as large as its inputs."""
+        return self.bandwidth == "copy" and "reused" not in self.workload
 
     def peer(self, label: str, make: Callable[[], Run], *, aim: float | None = None) -> None:
         """Adds a peer; its package is imported when its call is made."""
@@ -69,19 +76,31 @@ def uniform(copies: int, *shape: int) -> list[Tensor]:
     return [torch.rand(shape).mul_(10) for _ in range(copies)]
 
 
+def random_mask(num_rows: int, length: int, *, holes: bool = False) -> Tensor:
+    if holes:
+        return torch.rand(num_rows, length) < 0.9
+    lengths = torch.randint(length * 9 // 10, length + 1, (num_rows, 1))
+    return torch.arange(length) < lengths
+
+
 @dataclass
 class Tokens:
-    """Sets of per-token arrays [B, T] with a mask that keeps nine tokens of ten."""
+    """Sets of per-token arrays [B, T] with a mask.
+
+    It is padded at the right, rows being between nine tenths and all of T long; or, with holes,
+    keeps any nine tokens of ten.
+    """
 
     num_rows: int
     length: int
     copies: int = 0
+    holes: bool = False
 
     def __post_init__(self) -> None:
         shape = self.num_rows, self.length
         self.copies = self.copies or copies_of(17 * self.num_rows * self.length)
         self.rewards, self.values = randn(self.copies, *shape), randn(self.copies, *shape)
-        self.masks = [torch.rand(shape) < 0.9 for _ in range(self.copies)]
+        self.masks = [random_mask(*shape, holes=self.holes) for _ in range(self.copies)]
         self.floats = [mask.float() for mask in self.masks]
 
     @property
@@ -473,7 +492,10 @@ def token_log_probs_entropy(small: bool) -> Case:
 @case
 def token_log_probs_entropy_bfloat16(small: bool) -> Case:
     x = Rows(16, 12800, torch.bfloat16) if small else Rows(256, 128000, torch.bfloat16)
-    return _entropy_case(x, aim=20, share=None)
+    made = _entropy_case(x, aim=20, share=None)
+    made.workload += ", one thread"
+    made.threads = 1
+    return made
 
 
 @case
@@ -671,7 +693,7 @@ class Update:
         self.old = [x + 0.1 * torch.randn_like(x) for x in self.new]
         self.ref = [x + 0.1 * torch.randn_like(x) for x in self.new]
         self.advantages = randn(self.copies, *shape)
-        self.mask = torch.rand(shape) < 0.9
+        self.mask = random_mask(*shape)
         self.kept = self.mask.float()
         for x in self.new:
             x.requires_grad_()
@@ -917,15 +939,160 @@ def huber(small: bool) -> Case:
 
 
 @case
-def gae_out_of_cache(small: bool) -> Case:
-    x = Tokens(64, 64) if small else Tokens(8192, 1024)
+def kl_divergence_backward(small: bool) -> Case:
+    x = Rows(64, 5025) if small else Rows(512, 50257)
+    n, others = x.copies, [torch.rand_like(z).mul_(10) for z in x.logits]
+    leaves = [z.requires_grad_() for z in others]
+
+    def through(run: Callable[..., Tensor]) -> Run:
+        return lambda i: torch.autograd.grad(
+            run(x.logits[i % n], leaves[i % n]).sum(), leaves[i % n]
+        )
+
+    made = Case(
+        "kl_divergence, forward and backward",
+        x.words + ", gradient by the second, fresh",
+        through(kernels.kl_divergence),
+    )
+    made.peer("torch", lambda: through(torch_kl))
+    quick = compiled(torch_kl)
+    made.peer("torch.compile", lambda: through(quick))
+    return made
+
+
+def large(small: bool, *, holes: bool = False) -> Tokens:
+    return Tokens(64, 64, holes=holes) if small else Tokens(8192, 1024, holes=holes)
+
+
+def _large_case(kernel: str, x: Tokens, bytes_a_token: int, aim: float | None, run: Run) -> Case:
+    masked = "with holes" if x.holes else "masked"
+    workload = f"{x.size} tokens in rows of {x.length}, float32, {masked}"
+    return Case(kernel, workload, run, num_bytes=bytes_a_token * x.size, share=aim)
+
+
+@case
+def large_gae(small: bool) -> Case:
+    x = large(small)
     n = x.copies
-    return Case(
+    return _large_case(
         "gae",
-        f"{x.size} tokens in rows of {x.length}, float32, masked",
+        x,
+        17,
+        0.85,
         lambda i: kernels.gae(x.rewards[i % n], x.values[i % n], mask=x.masks[i % n], **GAE),
-        num_bytes=17 * x.size,
-        share=0.85,
+    )
+
+
+@case
+def large_gae_with_holes(small: bool) -> Case:
+    x = large(small, holes=True)
+    n = x.copies
+    return _large_case(
+        "gae",
+        x,
+        17,
+        None,
+        lambda i: kernels.gae(x.rewards[i % n], x.values[i % n], mask=x.masks[i % n], **GAE),
+    )
+
+
+@case
+def large_discounted_returns(small: bool) -> Case:
+    x = large(small)
+    n = x.copies
+    return _large_case(
+        "discounted_returns",
+        x,
+        9,
+        None,
+        lambda i: kernels.discounted_returns(x.rewards[i % n], gamma=GAMMA, mask=x.masks[i % n]),
+    )
+
+
+@case
+def large_td_lambda_returns(small: bool) -> Case:
+    x = large(small)
+    n = x.copies
+    options = {"gamma": GAMMA, "td_lambda": LAMBDA}
+    return _large_case(
+        "td_lambda_returns",
+        x,
+        13,
+        None,
+        lambda i: kernels.td_lambda_returns(
+            x.rewards[i % n], x.values[i % n], mask=x.masks[i % n], **options
+        ),
+    )
+
+
+@case
+def large_vtrace(small: bool) -> Case:
+    x, y = large(small), large(small)
+    n = x.copies
+    return _large_case(
+        "vtrace",
+        x,
+        25,
+        None,
+        lambda i: kernels.vtrace(
+            y.rewards[i % n],
+            y.values[i % n],
+            x.rewards[i % n],
+            x.values[i % n],
+            gamma=GAMMA,
+            mask=x.masks[i % n],
+        ),
+    )
+
+
+@case
+def large_masked_whiten(small: bool) -> Case:
+    x = large(small)
+    n = x.copies
+    return _large_case(
+        "masked_whiten (reads twice)",
+        x,
+        9,
+        None,
+        lambda i: kernels.masked_whiten(x.rewards[i % n], x.masks[i % n]),
+    )
+
+
+@case
+def large_policy_loss(small: bool) -> Case:
+    x, y = large(small), large(small)
+    n = x.copies
+    options = (0.2, None, None, "token", "token_mean", None, None, "clip", None, True)
+    return _large_case(
+        "policy_loss, value and gradient",
+        x,
+        17,
+        None,
+        lambda i: _core.policy_loss(
+            x.rewards[i % n], x.values[i % n], y.values[i % n], x.masks[i % n], *options
+        ),
+    )
+
+
+@case
+def large_value_loss(small: bool) -> Case:
+    x, y = large(small), large(small)
+    n = x.copies
+    return _large_case(
+        "value_loss, value and gradient",
+        x,
+        17,
+        None,
+        lambda i: _core.value_loss(
+            x.rewards[i % n],
+            x.values[i % n],
+            y.values[i % n],
+            x.masks[i % n],
+            0.2,
+            None,
+            None,
+            True,
+        ),
     )
 
 
@@ -936,7 +1103,7 @@ def fresh_copy(small: bool) -> Case:
     n = x.copies
     return Case(
         "(torch clone)",
-        f"{x.size} elements, float32, fresh result",
+        f"{x.size} elements, float32",
         lambda i: x.rewards[i % n].clone(),
         num_bytes=8 * x.size,
     )

@@ -5,10 +5,12 @@ On a shared machine a time means little, and a ratio of two times taken one afte
 
 from __future__ import annotations
 
+import ctypes
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +134,27 @@ def bandwidth_share(ours: Run, num_bytes: int, kind: str, options: Options) -> d
         "ours_us": significant(1e6 * statistics.median(times.ours)),
         "pairs": len(times.ours),
     }
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Lets glibc keep what is freed, so that a result lies where an earlier one lay.
+
+    Otherwise large arrays are new pages at each call, which the system has to clear. Allocators
+    that keep memory, which training processes often run with, behave like this.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        raise OSError("this system's allocator cannot be told to keep memory")
+    trim_threshold, mmap_max = -1, -4  # names of glibc's malloc.h
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(mmap_max, 65536)
+        libc.mallopt(trim_threshold, 128 * 1024)
+        libc.malloc_trim(0)
 
 
 def copies_of(num_bytes: int, least: int = 2, most: int = 64) -> int:
