@@ -115,6 +115,7 @@ class Digests(torch.utils.data.Dataset):
 
 @needs_fork
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader:UserWarning")
 def test_workers_of_a_data_loader_compute_the_same_bits():
     loader = torch.utils.data.DataLoader(
         Digests(), num_workers=2, timeout=SECONDS, multiprocessing_context="fork"
