@@ -10,35 +10,35 @@ namespace {
 
 // The sums of n <= kChunk logits relative to the two maxima.
 template <class S>
-ALIGNZOO_INLINE void add_chunk(const S* a, const S* b, int64_t n, Compute<S> scale,
+ALIGNZOO_INLINE void add_chunk(const S* a, const S* b, int64_t n, double inverse_temperature,
                                math::DivergenceSums& row) {
   using T = Compute<S>;
-  const T lowest = -static_cast<T>(__builtin_inf());
-  const Wide<T> zero(T(0)), factor(scale), a_shift(finite_shift<T>(row.a_max)),
-      b_shift(finite_shift<T>(row.b_max));
-  Wide<T> a_sum = zero, b_sum = zero, weighted = zero, largest(lowest);
+  const T none = -static_cast<T>(__builtin_inf());
+  const Wide<T> zero(T(0)), factor(static_cast<T>(inverse_temperature * math::kLog2e)),
+      a_shift(finite_shift<T>(row.a_max)), b_shift(finite_shift<T>(row.b_max));
+  Wide<T> a_sum = zero, b_sum = zero, weighted = zero, largest(none);
   auto take = [&](const Wide<T>& a_logits, const Wide<T>& b_logits) __attribute__((always_inline)) {
-    const Wide<T> x = (a_logits - a_shift) * factor, y = (b_logits - b_shift) * factor;
-    const Wide<T> e = math::exp_nonpositive(x);
-    a_sum = a_sum + e;
-    b_sum = b_sum + math::exp_nonpositive(y);
+    const Wide<T> x = a_logits - a_shift, y = b_logits - b_shift;
+    const Wide<T> power = math::exp2_nonpositive(x * factor);
+    a_sum = a_sum + power;
+    b_sum = b_sum + math::exp2_nonpositive(y * factor);
     const Wide<T> ratio = math::log_ratio(x, y);
-    weighted = fma(e, ratio, weighted);
+    weighted = fma(power, ratio, weighted);
     largest = max(ratio, largest);
   };
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes) {
-    prefetch(a + j + kChunk);
-    prefetch(b + j + kChunk);
+    prefetch(a + j + n);  // the next chunk, or row
+    prefetch(b + j + n);
     take(load_as_compute(a + j), load_as_compute(b + j));
   }
   if (j < n) {
     const int left = static_cast<int>(n - j);
-    take(load_first(a + j, left, lowest), load_first(b + j, left, lowest));
+    take(load_first(a + j, left, none), load_first(b + j, left, none));
   }
   row.a_sum += static_cast<double>(sum_lanes(a_sum));
   row.b_sum += static_cast<double>(sum_lanes(b_sum));
-  row.weighted += static_cast<double>(sum_lanes(weighted));
+  row.weighted += inverse_temperature * static_cast<double>(sum_lanes(weighted));
   row.largest = math::max(static_cast<double>(max_lanes(largest)), row.largest);
 }
 
@@ -59,7 +59,7 @@ ALIGNZOO_INLINE math::DivergenceSums divergence_sums(const S* a, const S* b, int
       math::shift_divergence((row.b_max - b_max) * inverse_temperature, row);
       row.b_max = b_max;
     }
-    add_chunk(a + begin, b + begin, n, static_cast<Compute<S>>(inverse_temperature), row);
+    add_chunk(a + begin, b + begin, n, inverse_temperature, row);
   }
   return row;
 }
@@ -73,10 +73,11 @@ void kl_divergence(const DivergenceArgs<S, T>& args, int threads) {
         divergence_sums(args.a + args.a_rows.offset(row), args.b + args.b_rows.offset(row),
                         args.a_rows.vocabulary, args.inverse_temperature);
     const double a_log_sum = __builtin_log(sums.a_sum), b_log_sum = __builtin_log(sums.b_sum);
-    const double divergence = math::divergence_of(sums, a_log_sum, b_log_sum);
+    const double mean_ratio = math::mean_log_ratio(sums);
+    const double divergence = mean_ratio - a_log_sum + b_log_sum;
     args.value[row] = static_cast<T>(divergence < 0 ? 0.0 : divergence);
     if (args.saved) {
-      const double saved[5] = {sums.a_max, a_log_sum, sums.b_max, b_log_sum, divergence};
+      const double saved[5] = {sums.a_max, a_log_sum, sums.b_max, b_log_sum, mean_ratio};
       memcpy(args.saved + 5 * row, saved, sizeof saved);
     }
   });
@@ -99,17 +100,19 @@ void kl_divergence_backward(const DivergenceBackwardArgs<S, T>& args, int thread
     const T inverse_temperature = static_cast<T>(args.inverse_temperature);
     const Wide<T> a_max(static_cast<T>(saved[0])), a_log_sum(static_cast<T>(saved[1])),
         b_max(static_cast<T>(saved[2])), b_log_sum(static_cast<T>(saved[3])),
-        divergence(static_cast<T>(saved[4])), scale(inverse_temperature),
+        mean_ratio(static_cast<T>(saved[4])), scale(inverse_temperature),
         up(inverse_temperature * args.upstream[row]);
     for (int64_t j = 0; j < vocabulary; j += kLanes) {
       const int n = static_cast<int>(smaller(kLanes, vocabulary - j));
-      const Wide<T> log_p = (load_up_to(a + j, n) - a_max) * scale - a_log_sum;
-      const Wide<T> log_q = (load_up_to(b + j, n) - b_max) * scale - b_log_sum;
+      const Wide<T> x = (load_up_to(a + j, n) - a_max) * scale;
+      const Wide<T> y = (load_up_to(b + j, n) - b_max) * scale;
       if (a_gradient) {
-        store_up_to(a_gradient + j, n, up * math::divergence_gradient_a(log_p, log_q, divergence));
+        store_up_to(a_gradient + j, n,
+                    up * math::divergence_gradient_a(x, y, a_log_sum, mean_ratio));
       }
       if (b_gradient) {
-        store_up_to(b_gradient + j, n, up * math::divergence_gradient_b(log_p, log_q));
+        store_up_to(b_gradient + j, n,
+                    up * math::divergence_gradient_b(x, y, a_log_sum, b_log_sum));
       }
     }
   });

@@ -1,7 +1,6 @@
-// What needs no wide registers: counts, groups, and the cut of top-k and top-p.
+// What needs no wide registers: counts and groups.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -104,51 +103,5 @@ void group_advantages(const GroupArgs<T>& args) {
 }
 template void group_advantages<float>(const GroupArgs<float>&);
 template void group_advantages<double>(const GroupArgs<double>&);
-
-template <class T>
-Cut find_cut(const T* logits, int64_t size, double max, double inverse_temperature, int64_t top_k,
-             double top_p) {
-  struct Candidate {
-    T logit;
-    int64_t index;
-    bool operator<(const Candidate& other) const {
-      return logit != other.logit ? logit > other.logit : index < other.index;
-    }
-  };
-  std::vector<Candidate> best;
-  best.reserve(static_cast<size_t>(size));
-  for (int64_t j = 0; j < size; ++j) {
-    // NaN has no place in an order; the draw finds it again and refuses the row.
-    if (logits[j] > -std::numeric_limits<T>::infinity()) best.push_back({logits[j], j});
-  }
-  if (best.empty()) return {-std::numeric_limits<double>::infinity(), size};
-  if (top_k > 0 && top_k < static_cast<int64_t>(best.size())) {
-    std::nth_element(best.begin(), best.begin() + (top_k - 1), best.end());
-    best.resize(static_cast<size_t>(top_k));
-  }
-  Candidate last = *std::max_element(best.begin(), best.end());
-  if (top_p < 1.0) {
-    auto weight = [&](const Candidate& c) {
-      return std::exp((static_cast<double>(c.logit) - max) * inverse_temperature);
-    };
-    double total = 0, mass = 0;
-    for (const Candidate& c : best) total += weight(c);
-    // Sorted a piece at a time, because the mass usually lies in few.
-    size_t sorted = 0;
-    for (size_t piece = 64; sorted < best.size() && mass < top_p * total; piece *= 8) {
-      const size_t end = std::min(best.size(), sorted + piece);
-      std::partial_sort(best.begin() + static_cast<int64_t>(sorted),
-                        best.begin() + static_cast<int64_t>(end), best.end());
-      for (; sorted < end && mass < top_p * total; ++sorted) {
-        mass += weight(best[sorted]);
-        last = best[sorted];
-      }
-      sorted = end;
-    }
-  }
-  return {static_cast<double>(last.logit), last.index};
-}
-template Cut find_cut<float>(const float*, int64_t, double, double, int64_t, double);
-template Cut find_cut<double>(const double*, int64_t, double, double, int64_t, double);
 
 }  // namespace alignzoo::cpu

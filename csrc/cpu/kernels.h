@@ -98,7 +98,8 @@ struct LogitRows {
 };
 
 // A target below 0 is ignored: 0, 0 and no gradient, its row not read.
-// saved, [rows, 3] or null: max, log S and entropy of each row, for the backward pass.
+// saved, [rows, 3] or null: max, log S and entropy of each row, for the backward pass. Where
+// entropy is null that third is 0, and no gradient can come from it.
 template <class S, class T>
 struct TokenLogProbsArgs {
   LogitRows rows;
@@ -122,8 +123,8 @@ struct TokenLogProbsBackwardArgs {
 };
 
 // Two rows of logits a and b, and KL(a || b) of the distributions they stand for.
-// saved, [rows, 5] or null: maximum and log-sum of a, of b, and the divergence before it is clamped
-// at 0, for the backward pass.
+// saved, [rows, 5] or null: maximum and log-sum of a, of b, and the mean of x - y
+// (math/divergence.h) for the backward pass.
 template <class S, class T>
 struct DivergenceArgs {
   LogitRows a_rows, b_rows;
@@ -287,15 +288,5 @@ MaskCounts count_mask(const Rows& rows, const uint8_t* mask);
 
 template <class T>
 void group_advantages(const GroupArgs<T>& args);
-
-// Where top-k and top-p cut a row: a logit stays if it is above `lowest`, or equal to it at an
-// index up to `last_index`.
-struct Cut {
-  double lowest;
-  int64_t last_index;
-};
-template <class T>
-Cut find_cut(const T* logits, int64_t size, double max, double inverse_temperature, int64_t top_k,
-             double top_p);
 
 }  // namespace alignzoo::cpu

@@ -15,14 +15,46 @@ constexpr int64_t kChunk = 1024;
 // Asks for the cache line at an address, which may lie beyond an array's end.
 ALIGNZOO_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
 
+// Elements that one block of rows has about, where each is looked at once.
+constexpr int64_t kBlock = 4 * kTile;
+
+// Calls body(begin, end) for blocks of rows, of about `elements` elements each.
 template <class Body>
-ALIGNZOO_INLINE void for_each_row(const LogitRows& rows, int threads, Body body) {
-  const int64_t per_block = larger(1, 4 * kTile / larger(1, rows.vocabulary));
+ALIGNZOO_INLINE void for_each_block(const LogitRows& rows, int threads, int64_t elements,
+                                    Body body) {
+  const int64_t per_block = larger(1, elements / larger(1, rows.vocabulary));
   auto block_body = [&](int64_t block) {
-    const int64_t stop = smaller(rows.count, (block + 1) * per_block);
-    for (int64_t row = block * per_block; row < stop; ++row) body(row);
+    body(block * per_block, smaller(rows.count, (block + 1) * per_block));
   };
   parallel_for(ceil_div(rows.count, per_block), threads, block_body);
+}
+template <class Body>
+ALIGNZOO_INLINE void for_each_row(const LogitRows& rows, int threads, Body body) {
+  for_each_block(rows, threads, kBlock, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) body(row);
+  });
+}
+
+// Bit i says whether lane i is set.
+template <class T>
+ALIGNZOO_INLINE unsigned bits_of(const Mask<T>& mask) {
+  using R = Registers<T>;
+  unsigned bits = 0;
+  for (int i = 0; i < R::kCount; ++i) {
+#if defined(__AVX512F__)
+    const __m512i reg = reinterpret_cast<__m512i>(mask.reg[i]);
+    const unsigned some = sizeof(T) == 4 ? _mm512_movepi32_mask(reg) : _mm512_movepi64_mask(reg);
+#elif defined(__AVX2__)
+    const unsigned some = static_cast<unsigned>(
+        sizeof(T) == 4 ? _mm256_movemask_ps(reinterpret_cast<__m256>(mask.reg[i]))
+                       : _mm256_movemask_pd(reinterpret_cast<__m256d>(mask.reg[i])));
+#else
+    unsigned some = 0;
+    for (int lane = 0; lane < R::kPer; ++lane) some |= (mask.reg[i][lane] != 0 ? 1u : 0u) << lane;
+#endif
+    bits |= some << (i * R::kPer);
+  }
+  return bits;
 }
 
 // The largest of n logits. NaN may be lost: it comes back through the sums.
@@ -47,24 +79,113 @@ ALIGNZOO_INLINE Compute<S> chunk_max(const S* logits, int64_t n) {
   return max_lanes(max(max(m0, m1), max(m2, m3)));
 }
 
-// S and W of n <= kChunk logits relative to `largest`; exponentials, if not null, receives the
-// terms of S (16 at a time: room for the next multiple).
-template <bool kWeighted, class S>
-ALIGNZOO_INLINE void chunk_sums(const S* logits, int64_t n, Compute<S> largest, Compute<S> scale,
-                                Compute<S>* exponentials, double& sum, double& weighted) {
+// Whether none of n numbers is NaN.
+template <class S>
+ALIGNZOO_INLINE bool is_ordered(const S* x, int64_t n) {
   using T = Compute<S>;
-  const Wide<T> zero(T(0)), shift(largest), factor(scale), lowest(math::ExpConstants<T>::kLowest);
-  Wide<T> s[2] = {zero, zero}, w[2] = {zero, zero};
-  auto take = [&](const Wide<T>& z, int64_t j, int i) __attribute__((always_inline)) {
-    // Clamped from below, so that the product with an exponential of 0 is 0 even for -inf.
-    Wide<T> x = max(lowest, (z - shift) * factor);
-    Wide<T> e = math::exp_in_range(x);
-    s[i] = s[i] + e;
-    if (kWeighted) w[i] = fma(e, x, w[i]);
-    if (exponentials) store(exponentials + j, e);
+  const Wide<T> zero(T(0)), one(T(1));
+  Wide<T> unordered[2] = {zero, zero};
+  int64_t j = 0;
+  for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const Wide<T> v = load_as_compute(x + j + i * kLanes);
+      unordered[i] = select(v == v, unordered[i], one);
+    }
+  }
+  for (; j < n; j += kLanes) {
+    const Wide<T> v = load_up_to(x + j, static_cast<int>(smaller(kLanes, n - j)));
+    unordered[0] = select(v == v, unordered[0], one);
+  }
+  return max_lanes(max(unordered[0], unordered[1])) == T(0);
+}
+
+// The largest of a row and the first index it has; NaN and the first NaN's where there is one.
+template <class T>
+struct Largest {
+  T value;
+  int64_t index;
+};
+template <class S>
+ALIGNZOO_INLINE Largest<Compute<S>> row_largest(const S* x, int64_t size) {
+  using T = Compute<S>;
+  T largest = -static_cast<T>(__builtin_inf());
+  int64_t begin_of_largest = 0;
+  bool ordered = true;
+  for (int64_t begin = 0; begin < size && ordered; begin += kChunk) {
+    const int64_t n = smaller(kChunk, size - begin);
+    const T found = chunk_max(x + begin, n);
+    ordered = is_ordered(x + begin, n);
+    if (found > largest || !ordered) {
+      largest = found;
+      begin_of_largest = begin;
+    }
+  }
+  const int64_t end = smaller(size, begin_of_largest + kChunk);
+  for (int64_t j = begin_of_largest; j < end; ++j) {
+    const T v = to_compute(x[j]);
+    if (ordered ? v == largest : v != v) return {v, j};
+  }
+  return {largest, begin_of_largest};
+}
+
+// What a row's logits are measured from: the largest so far, or 0 while all were -inf, whose
+// difference with itself is NaN.
+template <class T>
+ALIGNZOO_INLINE T finite_shift(double largest) {
+  return largest == -__builtin_inf() ? T(0) : static_cast<T>(largest);
+}
+
+// The exponents of 2 that logits stand for: (z - largest) log2(e) / temperature.
+template <class T>
+struct Exponents {
+  Wide<T> shift, factor;
+
+  ALIGNZOO_INLINE Exponents(double largest, double inverse_temperature)
+      : shift(finite_shift<T>(largest)),
+        factor(static_cast<T>(inverse_temperature * math::kLog2e)) {}
+  // Clamped from below, so that the product with a power of 0 is 0 even for -inf.
+  ALIGNZOO_INLINE Wide<T> operator()(const Wide<T>& z) const {
+    return max(Wide<T>(math::Exp2Constants<T>::kLowest), (z - shift) * factor);
+  }
+};
+
+// Sums of one chunk as they grow, in two strands that take turns.
+template <bool kWeighted, class T>
+struct ChunkSums {
+  Wide<T> sum[2] = {Wide<T>(T(0)), Wide<T>(T(0))}, weighted[2] = {Wide<T>(T(0)), Wide<T>(T(0))};
+
+  ALIGNZOO_INLINE Wide<T> add(const Wide<T>& t, int strand) {
+    const Wide<T> power = math::exp2_in_range(t);
+    sum[strand] = sum[strand] + power;
+    if constexpr (kWeighted) weighted[strand] = fma(power, t, weighted[strand]);
+    return power;
+  }
+  ALIGNZOO_INLINE double total() const { return static_cast<double>(sum_lanes(sum[0] + sum[1])); }
+  ALIGNZOO_INLINE void add_to(math::RowStatistics& row) const {
+    row.sum += total();
+    if constexpr (kWeighted) {
+      row.weighted += math::kLn2 * static_cast<double>(sum_lanes(weighted[0] + weighted[1]));
+    }
+  }
+};
+
+// The sums of n <= kChunk logits; powers, if not null, receives the terms of S (16 at a time: room
+// for the next multiple).
+template <bool kWeighted, class S>
+ALIGNZOO_INLINE ChunkSums<kWeighted, Compute<S>> chunk_sums(const S* logits, int64_t n,
+                                                            const Exponents<Compute<S>>& exponents,
+                                                            Compute<S>* powers) {
+  using T = Compute<S>;
+  ChunkSums<kWeighted, T> sums;
+  auto take = [&](const Wide<T>& z, int64_t j, int strand) __attribute__((always_inline)) {
+    const Wide<T> power = sums.add(exponents(z), strand);
+    if (powers) store(powers + j, power);
   };
   int64_t j = 0;
   for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
+    prefetch(logits + n + j);  // the next row, where rows are short
+    prefetch(logits + n + j + kLanes);
     take(load_as_compute(logits + j), j, 0);
     take(load_as_compute(logits + j + kLanes), j + kLanes, 1);
   }
@@ -74,48 +195,65 @@ ALIGNZOO_INLINE void chunk_sums(const S* logits, int64_t n, Compute<S> largest, 
                         : load_first(logits + j, left, -static_cast<T>(__builtin_inf())),
          j, 0);
   }
-  sum = static_cast<double>(sum_lanes(s[0] + s[1]));
-  weighted = kWeighted ? static_cast<double>(sum_lanes(w[0] + w[1])) : 0.0;
+  return sums;
 }
 
-// What a chunk's logits are measured from: the largest so far, or 0 while all were -inf, whose
-// difference with itself is NaN.
-template <class T>
-ALIGNZOO_INLINE T finite_shift(double largest) {
-  return largest == -__builtin_inf() ? T(0) : static_cast<T>(largest);
+// The same for a whole chunk that another follows, whose largest logit is found on the way: the
+// loads from memory run beside the arithmetic.
+template <bool kWeighted, class S>
+ALIGNZOO_INLINE ChunkSums<kWeighted, Compute<S>> chunk_sums_and_next_max(
+    const S* logits, const Exponents<Compute<S>>& exponents, Compute<S>& next_max) {
+  using T = Compute<S>;
+  ChunkSums<kWeighted, T> sums;
+  const Wide<T> lowest(-static_cast<T>(__builtin_inf()));
+  Wide<T> largest[2] = {lowest, lowest};
+  for (int64_t j = 0; j < kChunk; j += 2 * kLanes) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const S* at = logits + j + i * kLanes;
+      largest[i] = max(load_as_compute(at + kChunk), largest[i]);
+      sums.add(exponents(load_as_compute(at)), i);
+    }
+  }
+  next_max = max_lanes(max(largest[0], largest[1]));
+  return sums;
 }
 
-// The row's statistics. after_chunk(chunk, statistics so far, the chunk's own S) sees each chunk;
-// exponentials, if not null, is left with the terms of the last one.
+// The row's statistics. after_chunk(chunk, statistics so far, the chunk's own S) sees each chunk.
 template <bool kWeighted, class S, class AfterChunk>
 ALIGNZOO_INLINE math::RowStatistics row_statistics(const S* logits, int64_t vocabulary,
-                                                   Compute<S> scale, Compute<S>* exponentials,
+                                                   double inverse_temperature,
                                                    AfterChunk after_chunk) {
+  using T = Compute<S>;
   math::RowStatistics row{-__builtin_inf(), 0.0, 0.0};
+  T found = chunk_max(logits, smaller(kChunk, vocabulary));
   for (int64_t begin = 0; begin < vocabulary; begin += kChunk) {
     const int64_t n = smaller(kChunk, vocabulary - begin);
-    const Compute<S> found = chunk_max(logits + begin, n);
-    if (begin == 0) {
-      row.max = found;
-    } else if (found > row.max) {
-      math::shift_sums((row.max - static_cast<double>(found)) * static_cast<double>(scale), row.sum,
+    const int64_t n_next = smaller(kChunk, vocabulary - begin - n);
+    if (static_cast<double>(found) > row.max) {
+      math::shift_sums((row.max - static_cast<double>(found)) * inverse_temperature, row.sum,
                        row.weighted);
-      row.max = found;
+      row.max = static_cast<double>(found);
     }
-    double sum, weighted;
-    chunk_sums<kWeighted>(logits + begin, n, finite_shift<Compute<S>>(row.max), scale, exponentials,
-                          sum, weighted);
-    row.sum += sum;
-    row.weighted += weighted;
-    after_chunk(begin / kChunk, row, sum);
+    const Exponents<T> exponents(row.max, inverse_temperature);
+    ChunkSums<kWeighted, T> sums;
+    if (n_next == kChunk) {
+      sums = chunk_sums_and_next_max<kWeighted>(logits + begin, exponents, found);
+    } else {
+      sums = chunk_sums<kWeighted>(logits + begin, n, exponents, static_cast<T*>(nullptr));
+      found = chunk_max(logits + begin + n, n_next);
+    }
+    sums.add_to(row);
+    after_chunk(begin / kChunk, row, sums);
   }
   return row;
 }
 template <bool kWeighted, class S>
 ALIGNZOO_INLINE math::RowStatistics row_statistics(const S* logits, int64_t vocabulary,
-                                                   Compute<S> scale) {
-  return row_statistics<kWeighted>(logits, vocabulary, scale, static_cast<Compute<S>*>(nullptr),
-                                   [](int64_t, const math::RowStatistics&, double) {});
+                                                   double inverse_temperature) {
+  return row_statistics<kWeighted>(
+      logits, vocabulary, inverse_temperature,
+      [](int64_t, const math::RowStatistics&, const ChunkSums<kWeighted, Compute<S>>&) {});
 }
 
 }  // namespace ALIGNZOO_ISA

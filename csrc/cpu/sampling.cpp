@@ -3,6 +3,7 @@
 // bits per logit and, beyond the pass that finds S, one more look at a single chunk.
 #include <cstdlib>
 
+#include "cpu/cut.h"
 #include "cpu/rows.h"
 #include "math/philox.h"
 
@@ -10,115 +11,187 @@ namespace alignzoo::cpu {
 inline namespace ALIGNZOO_ISA {
 namespace {
 
-struct ChunkSum {
+// A chunk's sum, relative to the largest logit up to its end.
+struct ChunkMass {
   double max, sum;
 };
 
-// The first index whose exponential carries the cumulative sum, `before` at the chunk's start,
-// past the threshold; where rounding let none do so, the last with any mass; -1 without mass.
+// Memory for the rows of one block, in aligned pieces.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes)
+      : memory_(static_cast<char*>(aligned_alloc(64, static_cast<size_t>(rounded(bytes))))) {}
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() { free(memory_); }
+
+  static int64_t rounded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+  template <class T>
+  T* take(int64_t count) {
+    T* piece = reinterpret_cast<T*>(memory_ + used_);
+    used_ += rounded(count * static_cast<int64_t>(sizeof(T)));
+    return piece;
+  }
+
+ private:
+  char* memory_;
+  int64_t used_ = 0;
+};
+
+// The first index whose power carries the cumulative sum, `before` at the chunk's start, past the
+// threshold; where rounding let none do so, the last with any mass; -1 without mass.
 template <class T>
-int64_t pick_in_chunk(const T* exponentials, int64_t n, double before, double threshold) {
+ALIGNZOO_INLINE int64_t pick_in_chunk(const T* powers, int64_t n, double before, double threshold) {
+  constexpr int64_t kStretch = 8 * kLanes;
   double cumulative = before;
   int64_t j = 0;
+  for (; j + kStretch <= n; j += kStretch) {
+    Wide<T> sum = load(powers + j);
+    for (int64_t k = kLanes; k < kStretch; k += kLanes) sum = sum + load(powers + j + k);
+    const double next = cumulative + static_cast<double>(sum_lanes(sum));
+    if (next > threshold) break;
+    cumulative = next;
+  }
   for (; j < n; j += kLanes) {
-    const double next = cumulative + static_cast<double>(sum_lanes(load(exponentials + j)));
+    const double next = cumulative + static_cast<double>(sum_lanes(load(powers + j)));
     if (next > threshold) break;
     cumulative = next;
   }
   for (int64_t i = j; i < n; ++i) {
-    cumulative += static_cast<double>(exponentials[i]);
-    if (cumulative > threshold && exponentials[i] > T(0)) return i;
+    cumulative += static_cast<double>(powers[i]);
+    if (cumulative > threshold && powers[i] > T(0)) return i;
   }
   for (int64_t i = n - 1; i >= 0; --i) {
-    if (exponentials[i] > T(0)) return i;
+    if (powers[i] > T(0)) return i;
   }
   return -1;
 }
 
-template <class S, class T>
-int64_t index_of(const S* logits, int64_t vocabulary, double wanted) {
-  for (int64_t j = 0; j < vocabulary; ++j) {
-    if (static_cast<double>(to_compute(logits[j])) == wanted) return j;
+// The chunk in which the cumulative sum of mass_of(chunk) passes the threshold, or the last with
+// any mass, and the sum before it.
+struct Place {
+  int64_t chunk;
+  double before;
+};
+template <class MassOf>
+ALIGNZOO_INLINE Place find_chunk(int64_t num_chunks, double threshold, MassOf mass_of) {
+  Place place{num_chunks - 1, 0};
+  double cumulative = 0;
+  for (int64_t c = 0; c < num_chunks && cumulative <= threshold; ++c) {
+    const double mass = mass_of(c);
+    if (mass == 0) continue;
+    place = {c, cumulative};
+    cumulative += mass;
   }
-  return -1;
+  return place;
 }
 
-// False if the row is no distribution: NaN or +inf in it, or nothing but -inf.
-template <class S, class T>
-bool draw(const S* logits, int64_t vocabulary, double inverse_temperature, double uniform,
-          ChunkSum* chunks, int64_t& id, T& log_prob) {
-  const T scale = static_cast<T>(inverse_temperature);
-  T exponentials[kChunk];
-  const math::RowStatistics row =
-      row_statistics<false>(logits, vocabulary, scale, exponentials,
-                            [&](int64_t chunk, const math::RowStatistics& so_far, double sum) {
-                              chunks[chunk] = {so_far.max, sum};
-                            });
-  if (!(row.sum > 0) || !(row.sum < __builtin_inf()) || !(row.max < __builtin_inf())) return false;
+template <class T>
+struct Drawn {
+  int64_t id;  // -1: the row is no distribution
+  T log_prob;
+};
 
-  const int64_t num_chunks = ceil_div(vocabulary, kChunk);
-  const double threshold = uniform * row.sum;
-  double before = 0;
-  int64_t chosen = num_chunks - 1;
-  if (num_chunks > 1) {
-    double cumulative = 0;
-    for (int64_t c = 0; c < num_chunks; ++c) {
-      if (chunks[c].sum == 0) continue;
+// NaN or +inf, or nothing but -inf, make no distribution.
+ALIGNZOO_INLINE bool is_distribution(double max, double sum) {
+  return sum > 0 && sum < __builtin_inf() && max < __builtin_inf();
+}
+
+template <class S>
+ALIGNZOO_INLINE Drawn<Compute<S>> drawn_at(const S* logits, int64_t id, double max, double sum,
+                                           double inverse_temperature) {
+  const double x = (static_cast<double>(to_compute(logits[id])) - max) * inverse_temperature;
+  return {id, static_cast<Compute<S>>(x - __builtin_log(sum))};
+}
+
+template <class S>
+Drawn<Compute<S>> draw(const S* logits, int64_t vocabulary, double inverse_temperature,
+                       double uniform, ChunkMass* chunks) {
+  using T = Compute<S>;
+  alignas(64) T powers[kChunk];
+  math::RowStatistics row;
+  Place place{0, 0};
+  if (vocabulary <= kChunk) {
+    row.max = static_cast<double>(chunk_max(logits, vocabulary));
+    const Exponents<T> exponents(row.max, inverse_temperature);
+    row.sum = chunk_sums<false>(logits, vocabulary, exponents, powers).total();
+    if (!is_distribution(row.max, row.sum)) return {-1, T(0)};
+  } else {
+    row = row_statistics<false>(
+        logits, vocabulary, inverse_temperature,
+        [&](int64_t chunk, const math::RowStatistics& so_far, const ChunkSums<false, T>& sums) {
+          chunks[chunk] = {so_far.max, sums.total()};
+        });
+    if (!is_distribution(row.max, row.sum)) return {-1, T(0)};
+    place = find_chunk(ceil_div(vocabulary, kChunk), uniform * row.sum, [&](int64_t c) {
       const double shift = (chunks[c].max - row.max) * inverse_temperature;
-      const double mass = chunks[c].sum * (shift < 0 ? math::exp_nonpositive(shift) : 1.0);
-      if (mass == 0) continue;
-      chosen = c;
-      before = cumulative;
-      cumulative += mass;
-      if (cumulative > threshold) break;
-    }
-    double sum, weighted;
-    chunk_sums<false>(logits + chosen * kChunk, smaller(kChunk, vocabulary - chosen * kChunk),
-                      static_cast<T>(row.max), scale, exponentials, sum, weighted);
+      return chunks[c].sum == 0 || shift == 0 ? chunks[c].sum
+                                              : chunks[c].sum * math::exp_nonpositive(shift);
+    });
+    const Exponents<T> exponents(row.max, inverse_temperature);
+    const int64_t begin = place.chunk * kChunk;
+    chunk_sums<false>(logits + begin, smaller(kChunk, vocabulary - begin), exponents, powers);
   }
-  const int64_t begin = chosen * kChunk;
+  const int64_t begin = place.chunk * kChunk;
   const int64_t picked =
-      pick_in_chunk(exponentials, smaller(kChunk, vocabulary - begin), before, threshold);
-  id = picked >= 0 ? begin + picked : index_of<S, T>(logits, vocabulary, row.max);
-  const double x = (static_cast<double>(to_compute(logits[id])) - row.max) * inverse_temperature;
-  log_prob = static_cast<T>(x - __builtin_log(row.sum));
-  return true;
+      pick_in_chunk(powers, smaller(kChunk, vocabulary - begin), place.before, uniform * row.sum);
+  const int64_t id = picked >= 0 ? begin + picked : row_largest(logits, vocabulary).index;
+  return drawn_at(logits, id, row.max, row.sum, inverse_temperature);
 }
 
+// A draw from what top-k and top-p leave of the row.
 template <class S, class T>
-bool take_largest(const S* logits, int64_t vocabulary, int64_t& id, T& log_prob) {
-  double largest = -__builtin_inf();
-  bool ordered = true;
-  for (int64_t begin = 0; begin < vocabulary; begin += kChunk) {
-    const int64_t n = smaller(kChunk, vocabulary - begin);
-    const double found = static_cast<double>(chunk_max(logits + begin, n));
-    if (found > largest) largest = found;
-    for (int64_t j = 0; j < n; ++j) {
-      const T z = to_compute(logits[begin + j]);
-      ordered &= z == z;
-    }
+Drawn<T> draw_cut(const S* logits, const SampleArgs<S, T>& args, double uniform, T* copy,
+                  T* masses) {
+  const int64_t vocabulary = args.rows.vocabulary, num_vectors = ceil_div(vocabulary, kLanes);
+  const T none = -static_cast<T>(__builtin_inf());
+  Wide<T> smallest(-none), largest(none);
+  for (int64_t v = 0; v < num_vectors; ++v) {
+    const int left = static_cast<int>(smaller(kLanes, vocabulary - v * kLanes));
+    const Wide<T> z = left == kLanes ? load_as_compute(logits + v * kLanes)
+                                     : load_first(logits + v * kLanes, left, none);
+    smallest = min(select(z > Wide<T>(none), z, Wide<T>(-none)), smallest);
+    largest = max(z, largest);
+    store(copy + v * kLanes, z);
   }
-  if (!ordered || largest == -__builtin_inf() || largest == __builtin_inf()) return false;
-  id = index_of<S, T>(logits, vocabulary, largest);
-  log_prob = T(0);
-  return true;
+  const WeighedRow<T> row{copy, masses, num_vectors, -max_lanes(Wide<T>(T(0)) - smallest),
+                          max_lanes(largest)};
+  const Exponents<T> exponents(static_cast<double>(row.largest), args.inverse_temperature);
+  bool ordered = is_ordered(copy, num_vectors * kLanes);
+  if (!ordered || !(row.largest > none && row.largest < -none)) return {-1, T(0)};
+  for (int64_t v = 0; v < num_vectors; ++v) {
+    store(masses + v * kLanes, math::exp2_in_range(exponents(load(copy + v * kLanes))));
+  }
+  cut_row(row, args.top_k, args.top_p);
+
+  const double sum = measure_above(row, none).mass;
+  const Place place = find_chunk(ceil_div(vocabulary, kChunk), uniform * sum, [&](int64_t c) {
+    const WeighedRow<T> chunk{copy + c * kChunk, masses + c * kChunk,
+                              smaller(kChunk / kLanes, num_vectors - c * (kChunk / kLanes)),
+                              row.smallest, row.largest};
+    return measure_above(chunk, none).mass;
+  });
+  const int64_t begin = place.chunk * kChunk;
+  const int64_t picked = pick_in_chunk(masses + begin, smaller(kChunk, vocabulary - begin),
+                                       place.before, uniform * sum);
+  const int64_t id = picked >= 0 ? begin + picked : row_largest(logits, vocabulary).index;
+  return drawn_at(logits, id, static_cast<double>(row.largest), sum, args.inverse_temperature);
 }
 
-// The row with what top-k and top-p exclude set to -inf.
-template <class S, class T>
-void cut_row(const S* logits, int64_t vocabulary, const SampleArgs<S, T>& args, T* out) {
-  T largest = -static_cast<T>(__builtin_inf());
-  for (int64_t j = 0; j < vocabulary; ++j) {
-    out[j] = to_compute(logits[j]);
-    if (out[j] > largest) largest = out[j];
-  }
-  const Cut cut = find_cut(out, vocabulary, static_cast<double>(largest), args.inverse_temperature,
-                           args.top_k, args.top_p);
-  for (int64_t j = 0; j < vocabulary; ++j) {
-    const double z = static_cast<double>(out[j]);
-    if (z < cut.lowest || (z == cut.lowest && j > cut.last_index)) {
-      out[j] = -static_cast<T>(__builtin_inf());
-    }
+template <class S>
+Drawn<Compute<S>> take_largest(const S* logits, int64_t vocabulary) {
+  const Largest<Compute<S>> largest = row_largest(logits, vocabulary);
+  const double value = static_cast<double>(largest.value);
+  const bool finite = value > -__builtin_inf() && value < __builtin_inf();
+  return {finite ? largest.index : -1, Compute<S>(0)};
+}
+
+// The lowest of the row numbers reported; -1 for none.
+ALIGNZOO_INLINE void report_bad(int64_t row, int64_t& first) {
+  int64_t seen = __atomic_load_n(&first, __ATOMIC_RELAXED);
+  while (
+      (seen < 0 || row < seen) &&
+      !__atomic_compare_exchange_n(&first, &seen, row, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
 }
 
@@ -127,41 +200,29 @@ void cut_row(const S* logits, int64_t vocabulary, const SampleArgs<S, T>& args, 
 template <class S, class T>
 void sample_tokens(SampleArgs<S, T>& args, int threads) {
   const int64_t vocabulary = args.rows.vocabulary;
-  const bool cuts = args.inverse_temperature > 0 &&
-                    ((args.top_k > 0 && args.top_k < vocabulary) || args.top_p < 1.0);
+  const int64_t num_chunks = ceil_div(vocabulary, kChunk);
+  const int64_t padded = ceil_div(vocabulary, kLanes) * kLanes;
+  const bool greedy = args.inverse_temperature == 0;
+  const bool cuts = !greedy && ((args.top_k > 0 && args.top_k < vocabulary) || args.top_p < 1.0);
+  const int64_t bytes = cuts ? 2 * Scratch::rounded(padded * static_cast<int64_t>(sizeof(T)))
+                             : num_chunks * static_cast<int64_t>(sizeof(ChunkMass));
   args.bad_row = -1;
-  for_each_row(args.rows, threads, [&](int64_t row) {
-    const S* logits = args.logits + args.rows.offset(row);
-    const uint64_t number = static_cast<uint64_t>(args.row_ids ? args.row_ids[row] : row);
-    bool good;
-    if (args.inverse_temperature == 0) {
-      good = take_largest(logits, vocabulary, args.ids[row], args.log_probs[row]);
-    } else {
+  for_each_block(args.rows, threads, cuts ? kBlock / 16 : kBlock, [&](int64_t begin, int64_t end) {
+    Scratch scratch(bytes);
+    T* copy = cuts ? scratch.template take<T>(padded) : nullptr;
+    T* masses = cuts ? scratch.template take<T>(padded) : nullptr;
+    ChunkMass* chunks = cuts ? nullptr : scratch.template take<ChunkMass>(num_chunks);
+    for (int64_t row = begin; row < end; ++row) {
+      const S* logits = args.logits + args.rows.offset(row);
+      const uint64_t number = static_cast<uint64_t>(args.row_ids ? args.row_ids[row] : row);
       const double uniform = math::philox_uniform(args.seed, number, args.offset);
-      const int64_t num_chunks = ceil_div(vocabulary, kChunk);
-      ChunkSum few[64];
-      ChunkSum* chunks = few;
-      if (num_chunks > 64) {
-        chunks = static_cast<ChunkSum*>(malloc(sizeof(ChunkSum) * static_cast<size_t>(num_chunks)));
-      }
-      if (cuts) {
-        T* kept = static_cast<T*>(malloc(sizeof(T) * static_cast<size_t>(vocabulary)));
-        cut_row(logits, vocabulary, args, kept);
-        good = draw<T, T>(kept, vocabulary, args.inverse_temperature, uniform, chunks,
-                          args.ids[row], args.log_probs[row]);
-        free(kept);
-      } else {
-        good = draw<S, T>(logits, vocabulary, args.inverse_temperature, uniform, chunks,
-                          args.ids[row], args.log_probs[row]);
-      }
-      if (chunks != few) free(chunks);
-    }
-    if (!good) {
-      int64_t seen = __atomic_load_n(&args.bad_row, __ATOMIC_RELAXED);
-      while ((seen < 0 || row < seen) &&
-             !__atomic_compare_exchange_n(&args.bad_row, &seen, row, false, __ATOMIC_RELAXED,
-                                          __ATOMIC_RELAXED)) {
-      }
+      const Drawn<T> drawn =
+          greedy ? take_largest(logits, vocabulary)
+          : cuts ? draw_cut(logits, args, uniform, copy, masses)
+                 : draw(logits, vocabulary, args.inverse_temperature, uniform, chunks);
+      args.ids[row] = drawn.id;
+      args.log_probs[row] = drawn.log_prob;
+      if (drawn.id < 0) report_bad(row, args.bad_row);
     }
   });
 }

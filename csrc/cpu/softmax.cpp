@@ -12,13 +12,12 @@ void token_log_probs(const TokenLogProbsArgs<S, T>& args, int threads) {
     const int64_t target = args.targets[row];
     if (target >= 0) {
       const S* logits = args.logits + args.rows.offset(row);
-      const T scale = static_cast<T>(args.inverse_temperature);
-      math::RowStatistics s = args.entropy || args.saved
-                                  ? row_statistics<true>(logits, vocabulary, scale)
-                                  : row_statistics<false>(logits, vocabulary, scale);
+      const math::RowStatistics s =
+          args.entropy ? row_statistics<true>(logits, vocabulary, args.inverse_temperature)
+                       : row_statistics<false>(logits, vocabulary, args.inverse_temperature);
       max = s.max;
       log_sum = __builtin_log(s.sum);
-      entropy = log_sum - s.weighted / s.sum;
+      if (args.entropy) entropy = log_sum - s.weighted / s.sum;
       const double chosen = static_cast<double>(to_compute(logits[target]));
       log_prob = (chosen - max) * args.inverse_temperature - log_sum;
     }

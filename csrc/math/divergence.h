@@ -36,12 +36,11 @@ ALIGNZOO_HD void shift_divergence(double shift, DivergenceSums& sums) {
   sums.b_sum = exp_nonpositive(shift) * sums.b_sum;
 }
 
-// The divergence before rounding below 0 is clamped.
-ALIGNZOO_HD double divergence_of(const DivergenceSums& sums, double a_log_sum, double b_log_sum) {
+// D / S_a: the mean of x - y under p. NaN where one of the rows is no distribution.
+ALIGNZOO_HD double mean_log_ratio(const DivergenceSums& sums) {
   const bool defined = sums.a_sum > 0 && sums.b_sum > 0;  // false for NaN too
   if (!defined) return __builtin_nan("");
-  if (sums.largest == __builtin_inf()) return sums.largest;
-  return sums.weighted / sums.a_sum - a_log_sum + b_log_sum;
+  return sums.largest == __builtin_inf() ? sums.largest : sums.weighted / sums.a_sum;
 }
 
 // x - y where it is a number above -inf, else something finite: its weight is 0 there.
@@ -50,14 +49,15 @@ ALIGNZOO_HD F log_ratio(F x, F y) {
   return max(x - y, F(-LargestOf<Element<F>>::kValue));
 }
 
-// Gradients by x_j and y_j, from log p_j and log q_j.
+// Gradients by x_j and y_j. That by x_j is p_j (log p_j - log q_j - KL), which is p_j (x_j - y_j -
+// D / S_a): the log-sums cancel.
 template <class F>
-ALIGNZOO_HD F divergence_gradient_a(F log_p, F log_q, F divergence) {
-  return exp_nonpositive(log_p) * (log_ratio(log_p, log_q) - divergence);
+ALIGNZOO_HD F divergence_gradient_a(F x, F y, F a_log_sum, F mean_ratio) {
+  return exp_nonpositive(x - a_log_sum) * (log_ratio(x, y) - mean_ratio);
 }
 template <class F>
-ALIGNZOO_HD F divergence_gradient_b(F log_p, F log_q) {
-  return exp_nonpositive(log_q) - exp_nonpositive(log_p);
+ALIGNZOO_HD F divergence_gradient_b(F x, F y, F a_log_sum, F b_log_sum) {
+  return exp_nonpositive(y - b_log_sum) - exp_nonpositive(x - a_log_sum);
 }
 
 }  // namespace ALIGNZOO_ISA

@@ -78,6 +78,63 @@ ALIGNZOO_HD F exp_nonpositive(F x) {
   return exp_in_range(max(F(ExpConstants<Element<F>>::kLowest), x));
 }
 
+// Constants of 2^t: minimax fit (float) or Taylor series (double) of 2^f on |f| <= 1/2, from the
+// linear term up; the constant term is 1.
+template <class T>
+struct Exp2Constants;
+
+template <>
+struct Exp2Constants<float> {
+  static constexpr float kLowest = -127.0f;  // 2^t is exactly 0 at and below it
+  static constexpr float kMagic = 12582912.0f + 127.0f;
+  static constexpr int kTerms = 6;
+  static ALIGNZOO_HD float polynomial(int i) {
+    constexpr float c[kTerms] = {0.6931472028550826f,   0.24022647913626446f,
+                                 0.055503324711000376f, 0.009618437357831022f,
+                                 0.0013398874422285f,   0.000153533618856981f};
+    return c[i];
+  }
+};
+
+template <>
+struct Exp2Constants<double> {
+  static constexpr double kLowest = -1023.0;
+  static constexpr double kMagic = 6755399441055744.0 + 1023.0;
+  static constexpr int kTerms = 13;
+  static ALIGNZOO_HD double polynomial(int i) {
+    constexpr double c[kTerms] = {
+        0.6931471805599453,     0.2402265069591007,     0.055504108664821576,
+        0.009618129107628477,   0.0013333558146428441,  0.00015403530393381606,
+        1.5252733804059838e-05, 1.3215486790144305e-06, 1.0178086009239696e-07,
+        7.054911620801121e-09,  4.44553827187081e-10,   2.5678435993488196e-11,
+        1.3691488853904124e-12};
+    return c[i];
+  }
+};
+
+constexpr double kLn2 = 0.69314718055994530942;
+constexpr double kLog2e = 1.44269504088896340736;
+
+// 2^t for t within [kLowest, 0] or NaN, a third cheaper than e^x. Error at most 1 ulp; e^x = 2^(x
+// log2 e) loses |x| 2^-24 (float) in the product besides.
+template <class F>
+ALIGNZOO_HD F exp2_in_range(F t) {
+  using C = Exp2Constants<Element<F>>;
+  F shifted = t + F(C::kMagic);
+  F f = t - (shifted - F(C::kMagic));
+  F q = F(C::polynomial(C::kTerms - 1));
+#pragma GCC unroll 16
+  for (int i = C::kTerms - 2; i >= 0; --i) q = fma(q, f, F(C::polynomial(i)));
+  q = fma(q, f, F(Element<F>(1)));
+  return q * low_bits_as_exponent(shifted);
+}
+
+// 2^t for t <= 0, -inf or NaN: exactly 0 at and below kLowest, NaN stays NaN.
+template <class F>
+ALIGNZOO_HD F exp2_nonpositive(F t) {
+  return exp2_in_range(max(F(Exp2Constants<Element<F>>::kLowest), t));
+}
+
 // e^x for any x. The largest results (within a factor of two of overflow) are already infinite.
 template <class F>
 ALIGNZOO_HD F exp(F x) {

@@ -1,0 +1,190 @@
+// Top-k and top-p on one row: which tokens, by falling logit and rising index, come before their
+// measure (their number, or their mass) has reached a target.
+//
+// No sort and no list of the row: thresholds are tried, one vector pass each, until few tokens lie
+// between the two that enclose the last one kept.
+#pragma once
+
+#include <limits>
+
+#include "cpu/rows.h"
+
+namespace alignzoo::cpu {
+inline namespace ALIGNZOO_ISA {
+
+// A row of logits and what each weighs, to be zeroed where it is cut off. Both have kLanes times
+// num_vectors elements, the last of them -inf and 0. `smallest` and `largest` are finite.
+template <class T>
+struct WeighedRow {
+  const T* logits;
+  T* masses;
+  int64_t num_vectors;
+  T smallest, largest;
+};
+
+enum class Measure { kCount, kMass };
+
+// Of the logits above a threshold.
+struct Above {
+  double count, mass;
+  ALIGNZOO_INLINE double of(Measure measure) const {
+    return measure == Measure::kCount ? count : mass;
+  }
+};
+
+template <class T>
+ALIGNZOO_INLINE Above measure_above(const WeighedRow<T>& row, T threshold) {
+  constexpr int64_t kChunkVectors = kChunk / kLanes;
+  const Wide<T> zero(T(0)), one(T(1)), limit(threshold);
+  Above above{0, 0};
+  for (int64_t begin = 0; begin < row.num_vectors; begin += kChunkVectors) {
+    const int64_t end = smaller(begin + kChunkVectors, row.num_vectors);
+    Wide<T> count = zero, mass = zero;
+    for (int64_t v = begin; v < end; ++v) {
+      const Mask<T> is_above = load(row.logits + v * kLanes) > limit;
+      count = count + select(is_above, one, zero);
+      mass = mass + select(is_above, load(row.masses + v * kLanes), zero);
+    }
+    above.count += static_cast<double>(sum_lanes(count));
+    above.mass += static_cast<double>(sum_lanes(mass));
+  }
+  return above;
+}
+
+// Bits as an integer that grows with the number, and back.
+template <class T>
+ALIGNZOO_INLINE typename BitsOf<T>::type order_of(T x) {
+  typename BitsOf<T>::type bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits >= 0 ? bits : bits ^ std::numeric_limits<decltype(bits)>::max();
+}
+template <class T>
+ALIGNZOO_INLINE T number_at(typename BitsOf<T>::type order) {
+  if (order < 0) order ^= std::numeric_limits<decltype(order)>::max();
+  T x;
+  memcpy(&x, &order, sizeof x);
+  return x;
+}
+
+// Halfway between two numbers: by value at first, then by order, which ends for any numbers.
+template <class T>
+ALIGNZOO_INLINE T between(T low, T high, int trial) {
+  if (trial < 16) return T(0.5) * low + T(0.5) * high;
+  const auto a = order_of(low), b = order_of(high);
+  return number_at<T>((a >> 1) + (b >> 1) + (a & b & 1));
+}
+
+// The tokens of a row with low < logit <= high, of which `last` is to be found.
+template <class T>
+struct Bracket {
+  T low, high;
+  Above above_low, above_high;  // measure above_low reaches the target, above_high does not
+  ALIGNZOO_INLINE double count() const { return above_low.count - above_high.count; }
+};
+
+constexpr int kFew = 32;
+
+// Closed in on until few tokens are left, or only equal ones.
+template <class T>
+ALIGNZOO_INLINE Bracket<T> narrow(const WeighedRow<T>& row, Measure measure, double target,
+                                  const Above& all) {
+  Bracket<T> bracket{-static_cast<T>(__builtin_inf()), row.largest, all, {0, 0}};
+  for (int trial = 0; bracket.count() > kFew; ++trial) {
+    const T middle = between(math::max(row.smallest, bracket.low), bracket.high, trial);
+    if (!(middle > bracket.low && middle < bracket.high)) break;
+    const Above above = measure_above(row, middle);
+    if (above.of(measure) >= target) {
+      bracket.low = middle;
+      bracket.above_low = above;
+    } else {
+      bracket.high = middle;
+      bracket.above_high = above;
+    }
+  }
+  return bracket;
+}
+
+// A token stays if its logit is above `lowest`, or equal to it at an index up to `last_index`.
+template <class T>
+struct Cut {
+  T lowest;
+  int64_t last_index;
+};
+
+// Calls take(index) for the bracket's tokens by rising index, until it returns false.
+template <class T, class Take>
+ALIGNZOO_INLINE void for_each_in(const WeighedRow<T>& row, const Bracket<T>& bracket, Take take) {
+  const Wide<T> low(bracket.low), high(bracket.high);
+  for (int64_t v = 0; v < row.num_vectors; ++v) {
+    const Wide<T> z = load(row.logits + v * kLanes);
+    unsigned inside = bits_of(z > low) & ~bits_of(z > high);
+    for (; inside != 0; inside &= inside - 1) {
+      if (!take(v * kLanes + __builtin_ctz(inside))) return;
+    }
+  }
+}
+
+// The cut behind the last token before which the measure is below the target.
+template <class T>
+ALIGNZOO_INLINE Cut<T> find_cut(const WeighedRow<T>& row, Measure measure, double target,
+                                const Above& all) {
+  const Bracket<T> bracket = narrow(row, measure, target, all);
+  double before = bracket.above_high.of(measure);
+  Cut<T> cut{bracket.high, -1};
+  auto keep = [&](int64_t index) {
+    if (before >= target) return false;
+    before += measure == Measure::kCount ? 1.0 : static_cast<double>(row.masses[index]);
+    cut = {row.logits[index], index};
+    return true;
+  };
+  if (bracket.count() > kFew) {
+    for_each_in(row, bracket, keep);  // equal logits, which lie in order already
+    return cut;
+  }
+  int64_t few[kFew];
+  int count = 0;
+  for_each_in(row, bracket, [&](int64_t index) {
+    int place = count++;
+    for (; place > 0 && row.logits[few[place - 1]] < row.logits[index]; --place) {
+      few[place] = few[place - 1];
+    }
+    few[place] = index;
+    return true;
+  });
+  for (int i = 0; i < count && keep(few[i]); ++i) {
+  }
+  return cut;
+}
+
+template <class T>
+ALIGNZOO_INLINE void apply_cut(const WeighedRow<T>& row, const Cut<T>& cut) {
+  const Wide<T> zero(T(0)), lowest(cut.lowest);
+  const int64_t last_vector = cut.last_index / kLanes;
+  for (int64_t v = 0; v < row.num_vectors; ++v) {
+    T* masses = row.masses + v * kLanes;
+    const Wide<T> z = load(row.logits + v * kLanes), mass = load(masses);
+    store(masses,
+          v < last_vector ? select(z < lowest, zero, mass) : select(z > lowest, mass, zero));
+    if (v != last_vector) continue;
+    T kept[kLanes];
+    store(kept, mass);
+    for (int i = 0; v * kLanes + i <= cut.last_index; ++i) {
+      if (row.logits[v * kLanes + i] == cut.lowest) masses[i] = kept[i];
+    }
+  }
+}
+
+// Cuts off what is beyond top-k, then what is beyond top-p of the rest.
+template <class T>
+ALIGNZOO_INLINE void cut_row(const WeighedRow<T>& row, int64_t top_k, double top_p) {
+  const T none = -static_cast<T>(__builtin_inf());
+  Above all = measure_above(row, none);
+  if (top_k > 0 && static_cast<double>(top_k) < all.count) {
+    apply_cut(row, find_cut(row, Measure::kCount, static_cast<double>(top_k), all));
+    all = measure_above(row, none);
+  }
+  if (top_p < 1.0) apply_cut(row, find_cut(row, Measure::kMass, top_p * all.mass, all));
+}
+
+}  // namespace ALIGNZOO_ISA
+}  // namespace alignzoo::cpu
