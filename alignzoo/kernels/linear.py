@@ -20,6 +20,7 @@ def check(
     targets: Any,
     ignore_index: int,
     temperature: float,
+    entropy: bool,
     chunk_tokens: int | None,
 ) -> None:
     """Raises for arguments that are wrong or do not fit together."""
@@ -35,6 +36,8 @@ def check(
                 f"{NAME}: `{name}` and `hidden` come from different libraries; both must be NumPy "
                 "arrays or torch tensors"
             )
+        if is_torch(array) and str(array.layout) != "torch.strided":
+            raise TypeError(f"{NAME}: `{name}` is {array.layout}; expected a dense tensor")
         if array.dtype != hidden.dtype:
             raise TypeError(
                 f"{NAME}: `{name}` is {_dtype(array)} but `hidden` is {_dtype(hidden)}; both must "
@@ -67,7 +70,7 @@ def check(
         )
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"{NAME}: `chunk_tokens` is {chunk_tokens}; expected 1 or more")
-    _core.check_linear(NAME, hidden, weight, targets, ignore_index, temperature)
+    _core.check_linear(NAME, hidden, weight, targets, ignore_index, temperature, entropy)
 
 
 def _dtype(array: Any) -> str:

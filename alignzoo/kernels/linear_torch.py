@@ -59,7 +59,9 @@ def forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs and, if asked for, entropies [...]."""
     if not checked:
-        linear.check(hidden, weight, bias, targets, ignore_index, temperature, chunk_tokens)
+        linear.check(
+            hidden, weight, bias, targets, ignore_index, temperature, entropy, chunk_tokens
+        )
     head = _Head(hidden, weight, bias, targets, chunk_tokens)
     wide = torch.promote_types(hidden.dtype, torch.float32)
     log_probs = torch.zeros(len(head.targets), dtype=wide)

@@ -154,7 +154,9 @@ def linear_token_log_probs(
         ValueError: shapes that disagree, a target out of range, an option out of range.
     """
     if not is_compiled():
-        linear.check(hidden, weight, bias, targets, ignore_index, temperature, chunk_tokens)
+        linear.check(
+            hidden, weight, bias, targets, ignore_index, temperature, entropy, chunk_tokens
+        )
     if is_torch(hidden):
         from alignzoo.kernels import autograd
 

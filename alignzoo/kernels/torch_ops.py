@@ -171,7 +171,9 @@ _linear_backward = _operator(
 _sample_tokens = _operator(
     "sample_tokens(Tensor logits, float temperature, int top_k, float top_p, int seed, int offset, "
     "Tensor? row_ids) -> (Tensor, Tensor)",
-    _core.sample_tokens,
+    lambda logits, temperature, top_k, top_p, seed, offset, row_ids: _core.sample_tokens(
+        logits, temperature, top_k, top_p, seed % 2**64, offset % 2**64, row_ids
+    ),
     lambda logits, *_: (
         logits.new_empty(logits.shape[:1], dtype=torch.int64),
         _wide(logits, logits.shape[:1]),
@@ -232,7 +234,6 @@ td_lambda_returns = _td_lambda_returns
 vtrace = _vtrace
 td_targets = _td_targets
 group_advantages = _group_advantages
-sample_tokens = _sample_tokens
 max_and_gather = _max_and_gather
 
 
@@ -259,6 +260,25 @@ def masked_whiten(
     given = None if moments is None else [_as_tensor(number) for number in moments]
     whitened, *found = _masked_whiten(x, mask, shift_mean, ddof, eps, given, cu_seqlens)
     return whitened, tuple(found)
+
+
+def sample_tokens(
+    logits: Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    offset: int,
+    row_ids: Any,
+) -> Any:
+    for name, number in (("seed", seed), ("offset", offset)):
+        if not 0 <= number < 2**64:
+            raise ValueError(
+                f"sample_tokens: `{name}` is {number}; expected an integer from 0 to 2**64 - 1"
+            )
+    # An operator's integers have a sign.
+    seed, offset = (n if n < 2**63 else n - 2**64 for n in (seed, offset))
+    return _sample_tokens(logits, temperature, top_k, top_p, seed, offset, row_ids)
 
 
 def token_log_probs(

@@ -33,9 +33,9 @@ py::object group_advantages(py::object scores, py::object group_ids, py::object 
 py::object token_log_probs(py::object function, py::object logits, py::object targets,
                            py::object temperature, py::object entropy, py::object ignore_index,
                            py::object save);
-// Raises for targets or a temperature that linear_token_log_probs cannot take.
+// Raises for targets and options that linear_token_log_probs cannot take.
 void check_linear(py::object function, py::object hidden, py::object weight, py::object targets,
-                  py::object ignore_index, py::object temperature);
+                  py::object ignore_index, py::object temperature, py::object entropy);
 // The gradient, written into `gradient`, which may be `logits` itself, or where that is None, into
 // a new array.
 py::object token_log_probs_backward(py::object logits, py::object targets, py::object temperature,

@@ -18,10 +18,11 @@ std::vector<int64_t> targets_of(const Call& call, py::handle object, const Array
 }  // namespace
 
 void check_linear(py::object function, py::object hidden_in, py::object weight, py::object targets,
-                  py::object ignore_index, py::object temperature) {
+                  py::object ignore_index, py::object temperature, py::object entropy) {
   const Call call(PyUnicode_AsUTF8(function.ptr()));
   const Array hidden = call.floats("hidden", hidden_in, true);
   call.temperature(temperature, false);
+  call.flag("entropy", entropy);
   targets_of(call, targets, hidden, call.array("weight", weight).shape[0], ignore_index);
 }
 

@@ -77,7 +77,7 @@ void kl_divergence(const DivergenceArgs<S, T>& args, int threads) {
     const double divergence = mean_ratio - a_log_sum + b_log_sum;
     args.value[row] = static_cast<T>(divergence < 0 ? 0.0 : divergence);
     if (args.saved) {
-      const double saved[5] = {sums.a_max, a_log_sum, sums.b_max, b_log_sum, mean_ratio};
+      const double saved[5] = {sums.a_max, sums.a_sum, sums.b_max, sums.b_sum, mean_ratio};
       memcpy(args.saved + 5 * row, saved, sizeof saved);
     }
   });
@@ -98,8 +98,8 @@ void kl_divergence_backward(const DivergenceBackwardArgs<S, T>& args, int thread
     const S *a = args.a + args.a_rows.offset(row), *b = args.b + args.b_rows.offset(row);
     const double* saved = args.saved + 5 * row;
     const T inverse_temperature = static_cast<T>(args.inverse_temperature);
-    const Wide<T> a_max(static_cast<T>(saved[0])), a_log_sum(static_cast<T>(saved[1])),
-        b_max(static_cast<T>(saved[2])), b_log_sum(static_cast<T>(saved[3])),
+    const Wide<T> a_max(static_cast<T>(saved[0])), a_scale(static_cast<T>(1.0 / saved[1])),
+        b_max(static_cast<T>(saved[2])), b_scale(static_cast<T>(1.0 / saved[3])),
         mean_ratio(static_cast<T>(saved[4])), scale(inverse_temperature),
         up(inverse_temperature * args.upstream[row]);
     for (int64_t j = 0; j < vocabulary; j += kLanes) {
@@ -107,12 +107,10 @@ void kl_divergence_backward(const DivergenceBackwardArgs<S, T>& args, int thread
       const Wide<T> x = (load_up_to(a + j, n) - a_max) * scale;
       const Wide<T> y = (load_up_to(b + j, n) - b_max) * scale;
       if (a_gradient) {
-        store_up_to(a_gradient + j, n,
-                    up * math::divergence_gradient_a(x, y, a_log_sum, mean_ratio));
+        store_up_to(a_gradient + j, n, up * math::divergence_gradient_a(x, y, a_scale, mean_ratio));
       }
       if (b_gradient) {
-        store_up_to(b_gradient + j, n,
-                    up * math::divergence_gradient_b(x, y, a_log_sum, b_log_sum));
+        store_up_to(b_gradient + j, n, up * math::divergence_gradient_b(x, y, a_scale, b_scale));
       }
     }
   });

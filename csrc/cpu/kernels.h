@@ -123,7 +123,7 @@ struct TokenLogProbsBackwardArgs {
 };
 
 // Two rows of logits a and b, and KL(a || b) of the distributions they stand for.
-// saved, [rows, 5] or null: maximum and log-sum of a, of b, and the mean of x - y
+// saved, [rows, 5] or null: maximum and sum of a, of b, and the mean of x - y
 // (math/divergence.h) for the backward pass.
 template <class S, class T>
 struct DivergenceArgs {

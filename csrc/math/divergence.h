@@ -50,14 +50,14 @@ ALIGNZOO_HD F log_ratio(F x, F y) {
 }
 
 // Gradients by x_j and y_j. That by x_j is p_j (log p_j - log q_j - KL), which is p_j (x_j - y_j -
-// D / S_a): the log-sums cancel.
+// D / S_a): the log-sums cancel. p_j is e^{x_j} / S_a, which loses less than e^{x_j - log S_a}.
 template <class F>
-ALIGNZOO_HD F divergence_gradient_a(F x, F y, F a_log_sum, F mean_ratio) {
-  return exp_nonpositive(x - a_log_sum) * (log_ratio(x, y) - mean_ratio);
+ALIGNZOO_HD F divergence_gradient_a(F x, F y, F a_scale, F mean_ratio) {
+  return exp_nonpositive(x) * a_scale * (log_ratio(x, y) - mean_ratio);
 }
 template <class F>
-ALIGNZOO_HD F divergence_gradient_b(F x, F y, F a_log_sum, F b_log_sum) {
-  return exp_nonpositive(y - b_log_sum) - exp_nonpositive(x - a_log_sum);
+ALIGNZOO_HD F divergence_gradient_b(F x, F y, F a_scale, F b_scale) {
+  return exp_nonpositive(y) * b_scale - exp_nonpositive(x) * a_scale;
 }
 
 }  // namespace ALIGNZOO_ISA
