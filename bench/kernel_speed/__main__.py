@@ -29,7 +29,7 @@ import report
 import torch
 from cases import CASES, Case
 from sections import SECTIONS, TOKEN_SIZES, VOCABULARIES
-from timing import Options, bandwidth_share, kept_memory, pair
+from timing import Options, bandwidth_share, be_short, kept_memory, pair
 
 import alignzoo
 from alignzoo import _core
@@ -161,6 +161,8 @@ def main() -> None:
         print(report.tables(json.loads(options.tables.read_text())))
         return
     torch.set_num_threads(options.threads)
+    if options.short:
+        be_short()
     random.seed(0)
     torch.manual_seed(0)
     results = measure(options)

@@ -16,8 +16,11 @@ from typing import Any
 import pytest
 from cases import CASES, Case
 from peers import AbsentError
+from timing import be_short
 
 SMALL = bool(os.environ.get("ALIGNZOO_BENCH_SHORT"))
+if SMALL:
+    be_short()
 OURS = "alignzoo"
 
 
