@@ -182,6 +182,25 @@ def test_td_targets_of_more_steps_than_the_row_has_are_discounted_returns():
     assert_exact_to(more, returns, 1e-12)
 
 
+@pytest.mark.parametrize("n_step", [1, 7, 40])
+def test_td_targets_of_rows_that_cross_tiles_are_the_reference_to_1e12(n_step):
+    rng = np.random.default_rng(13)
+    rewards, after = rng.normal(size=(2, 2, 33_003))
+    options = {"gamma": 0.97, "n_step": n_step, "terminated": rng.random(rewards.shape) < 0.02}
+    expected = reference.td_targets(rewards, after, **options)
+    assert_exact_to(kernels.td_targets(rewards, after, **options), expected, 1e-12)
+
+
+def test_monte_carlo_targets_of_a_long_row_are_its_discounted_returns():
+    rng = np.random.default_rng(14)  # so long that a row is not walked once for each of its steps
+    rewards, after = rng.normal(size=(2, 1, 1_000_003))
+    terminated = rng.random(rewards.shape) < 1e-5
+    options = {"gamma": 0.99, "terminated": terminated}
+    returns = kernels.discounted_returns(rewards, bootstrap=after[:, -1].copy(), **options)
+    targets = kernels.td_targets(rewards, after, n_step=rewards.size, **options)
+    assert_exact_to(targets, returns, 1e-12)
+
+
 @pytest.mark.parametrize("n_step", [2, 5, 16])
 def test_nothing_crosses_the_end_of_an_episode_in_td_targets(n_step):
     rng = np.random.default_rng(10)

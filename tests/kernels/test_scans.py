@@ -8,10 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_bounds import assert_at_most_twice_the_error, assert_exact_to
-from kernel_cases import BORDER_LENGTHS, LIBRARIES, bits, given_as, make_mask, poison, to_numpy
+from kernel_cases import (
+    BORDER_LENGTHS,
+    FLOATS,
+    LIBRARIES,
+    bits,
+    given_as,
+    make_mask,
+    poison,
+    to_numpy,
+)
 from kernel_strategies import (
     few_examples,
-    fewer_examples,
     float_dtypes,
     integer_dtypes,
     libraries,
@@ -137,12 +145,26 @@ def test_packed_rows_give_the_bits_of_padded_ones(
         assert bits(to_numpy(one)[inside]) == bits(other)
 
 
+def mask_with_holes(pattern: str, rng: np.random.Generator) -> np.ndarray:
+    """Masks of rows within one block, and of rows of several tiles."""
+    if pattern == "short":
+        return rng.random((7, 41)) < 0.6
+    if pattern == "rare":
+        return rng.random((3, 9001)) < 0.9995
+    if pattern == "many":
+        return rng.random((3, 9001)) < 0.6
+    runs = rng.integers(1, 3000, size=(3, 40))  # stretches of either kind, the first masked
+    stretches = [np.repeat(np.arange(40) % 2 == 1, row)[:9001] for row in runs]
+    return np.array(stretches)
+
+
 @every_scan
-@fewer_examples
-@given(seeds, libraries, float_dtypes)
-def test_masked_tokens_inside_a_response_are_as_if_deleted(name, seed, library, dtype):
-    rng = np.random.default_rng(seed)
-    mask = rng.random((7, 41)) < 0.6
+@pytest.mark.parametrize("pattern", ["short", "rare", "many", "stretches"])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_masked_tokens_inside_a_response_are_as_if_deleted(name, pattern, dtype, library):
+    rng = np.random.default_rng(10)
+    mask = mask_with_holes(pattern, rng)
     arrays = [x.astype(dtype) for x in arrays_of(name, mask.shape, rng)]
     options = as_options(library, ends("rows_terminated", mask.shape, rng), dtype)
     held = run(
@@ -162,6 +184,28 @@ def test_masked_tokens_inside_a_response_are_as_if_deleted(name, seed, library, 
     for one, other in zip(held, deleted, strict=True):
         assert bits(to_numpy(one)[mask]) == bits(other)
         assert not to_numpy(one)[~mask].any()
+
+
+@every_scan
+@pytest.mark.parametrize("pattern", ["short", "rare", "many", "stretches"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_holes_in_zero_mode_are_as_steps_of_nothing(name, pattern, dtype):
+    rng = np.random.default_rng(11)
+    mask = mask_with_holes(pattern, rng)
+    mask[:, -1] = True  # what is behind the last unmasked step is no hole
+    arrays = [x.astype(dtype) for x in arrays_of(name, mask.shape, rng)]
+    flags = rng.random(mask.shape) < 0.01
+    held = run(
+        kernels,
+        name,
+        [poison(x, mask, rng) for x in arrays],
+        mask=mask,
+        mask_mode="zero",
+        terminated=flags,
+    )
+    filled = run(kernels, name, [np.where(mask, x, 0) for x in arrays], terminated=flags & mask)
+    for one, other in zip(held, filled, strict=True):
+        assert bits(one) == bits(np.where(mask, other, 0).astype(dtype))
 
 
 @every_scan
