@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_bounds import assert_exact_to
 from kernel_cases import LIBRARIES, bits, given_as, to_numpy
-from kernel_strategies import few_examples, layouts, libraries, seeds
+from kernel_strategies import few_examples, seeds, sources
 
 from alignzoo import kernels
 from alignzoo.kernels import reference
@@ -63,27 +63,42 @@ def test_rows_draw_independently_of_one_another():
     assert chi_square(pairs, np.full(16, 1 / 16)) < 4
 
 
+KINDS = {
+    "normal": lambda rng, shape: rng.normal(size=shape),
+    "ties": lambda rng, shape: rng.integers(0, 3, shape).astype(np.float64),
+    "rounded": lambda rng, shape: np.round(rng.normal(size=shape), 1),
+    "constant": lambda rng, shape: np.full(shape, -2.5),
+    "outlier": lambda rng, shape: (
+        np.where(np.arange(shape[1]) == shape[1] // 2, 30.0, 0.0) + rng.normal(size=shape)
+    ),
+    "falling": lambda rng, shape: np.broadcast_to(-0.37 * np.arange(shape[1]), shape).copy(),
+    "far_apart": lambda rng, shape: (
+        10.0 ** rng.integers(-300, 300, shape) * rng.choice([-1, 1], shape)
+    ),
+    "next_to_equal": lambda rng, shape: 1 + rng.integers(0, 3, shape) * np.finfo(np.float64).eps,
+}
+
+
 @few_examples
 @given(
     st.sampled_from((0, 1, 2, 17)),
     st.sampled_from((1, 2, 15, 16, 17, 33, 127, 1031, 4099)),
     seeds,
-    libraries,
-    layouts,
+    sources,
     st.sampled_from((0.0, 0.7, 1.0, 3.0)),
-    st.sampled_from((0, 1, 5, 2000)),
-    st.sampled_from((1.0, 0.9, 0.3, 1e-9)),
-    st.sampled_from(("normal", "ties", "minus_inf")),
+    st.sampled_from((0, 1, 5, 31, 33, 40, 2000)),
+    st.sampled_from((1.0, 0.9012345678, 0.3003456789, 1e-9)),  # equal masses end at none of them
+    st.sampled_from(sorted(KINDS)),
+    st.booleans(),
     st.integers(0, 2**63 - 1),
 )
 def test_ids_and_log_probs_are_those_of_the_reference(
-    num_rows, num_tokens, seed, library, layout, temperature, top_k, top_p, kind, offset
+    num_rows, num_tokens, seed, source, temperature, top_k, top_p, kind, is_cut, offset
 ):
+    library, layout = source
     rng = np.random.default_rng(seed)
-    logits = rng.normal(size=(num_rows, num_tokens))
-    if kind == "ties":
-        logits = rng.integers(0, 3, logits.shape).astype(np.float64)
-    elif kind == "minus_inf":
+    logits = KINDS[kind](rng, (num_rows, num_tokens))
+    if is_cut:
         logits[:, 1:][rng.random((num_rows, num_tokens - 1)) < 0.5] = -math.inf
     row_ids = rng.integers(0, 2**62, num_rows)
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
