@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from kernel_cases import given_as
 
 
@@ -25,6 +26,7 @@ SCANS = {
     ),
 }
 NAMES = tuple(SCANS)
+every_scan = pytest.mark.parametrize("name", NAMES)
 # Those after the fifth need values of single steps, which discounted_returns does not take.
 ENDINGS = (
     "unflagged",

@@ -9,10 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_bounds import assert_exact_to
 from kernel_cases import BORDER_LENGTHS, bits, poison
-from kernel_strategies import (
-    few_examples,
-    seeds,
-)
+from kernel_strategies import few_examples, seeds
 from loss_cases import AGGREGATES, batch_of_losses, value_and_grad
 
 from alignzoo import kernels

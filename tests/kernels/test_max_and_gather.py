@@ -9,13 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_cases import LIBRARIES, bits, given_as, to_numpy
 from kernel_strategies import few_examples, float_dtypes, integer_dtypes, seeds, sources
-from logit_cases import (
-    HALVES,
-    logit_kinds,
-    logit_shapes,
-    make_logits,
-    tensor_layouts,
-)
+from logit_cases import HALVES, logit_kinds, logit_shapes, make_logits, tensor_layouts
 
 from alignzoo import kernels
 from alignzoo.kernels import reference

@@ -8,36 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_bounds import assert_at_most_twice_the_error, assert_exact_to
-from kernel_cases import (
-    BORDER_LENGTHS,
-    LIBRARIES,
-    bits,
-    given_as,
-    make_mask,
-    poison,
-    to_numpy,
-)
-from kernel_strategies import (
-    few_examples,
-    mask_kinds,
-    seeds,
-    shapes,
-    sources,
-)
-from scan_cases import (
-    NAMES,
-    SCANS,
-    arrays_of,
-    as_options,
-    endings_of,
-    ends,
-    run,
-)
+from kernel_cases import BORDER_LENGTHS, LIBRARIES, bits, given_as, make_mask, poison, to_numpy
+from kernel_strategies import few_examples, mask_kinds, seeds, shapes, sources
+from scan_cases import NAMES, SCANS, arrays_of, as_options, endings_of, ends, every_scan, run
 
 from alignzoo import kernels
 from alignzoo.kernels import reference
 
-every_scan = pytest.mark.parametrize("name", NAMES)
 mask_dtypes = st.sampled_from(("bool", "int64", "uint8", "int32"))
 fractions = st.sampled_from((0.0, 0.9, 1.0))
 limits = st.sampled_from((0.4, 1.0, math.inf))
