@@ -10,7 +10,7 @@ from alignzoo import _core
 from alignzoo.kernels.arrays import is_torch
 
 NAME = "linear_token_log_probs"
-CHUNK_BYTES = 32 << 20
+CHUNK_BYTES = 64 << 20
 
 
 def check(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
@@ -11,6 +10,8 @@ from alignzoo import _core
 from alignzoo.kernels import linear
 
 Tensor = torch.Tensor
+
+WIDENED_COLUMNS = 8192  # of a chunk below float32 that are in float32 at a time
 
 
 class _Head:
@@ -92,14 +93,58 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of hidden, weight and bias, where `needs` asks for them."""
     head = _Head(hidden, weight, bias, targets, chunk_tokens)
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    by_hidden = torch.zeros_like(head.hidden) if needs[0] else None
-    by_weight = torch.zeros_like(weight, dtype=wide) if needs[1] else None
-    by_bias = torch.zeros(len(weight), dtype=wide) if needs[2] else None
+    sums = _Sums(head, needs)
     # An upstream that is nowhere used stays None: then it is 0 for every row.
-    upstream: list[Any] = [
-        None if up is None else up.reshape(-1) for up in (up_log_probs, up_entropy)
-    ]
+    upstream = [None if up is None else up.reshape(-1) for up in (up_log_probs, up_entropy)]
+    _add_chunks(head, sums, upstream, temperature, ignore_index)
+    return sums.result(hidden.shape)
+
+
+class _Sums:
+    """Gradients as they grow: the weight's and the bias's in float32 or wider."""
+
+    def __init__(self, head: _Head, needs: Sequence[bool]) -> None:
+        weight = head.weight
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        self.hidden = torch.zeros_like(head.hidden) if needs[0] else None
+        self.weight = torch.zeros_like(weight, dtype=wide) if needs[1] else None
+        self.bias = torch.zeros(len(weight), dtype=wide) if needs[2] else None
+        self.dtype = weight.dtype
+
+    def add(self, head: _Head, chunk: Tensor, inputs: Tensor, gradient: Tensor) -> None:
+        """Takes in rows `chunk`: their hidden states and the gradient of their logits."""
+        if self.hidden is not None:
+            self.hidden[chunk] = torch.mm(gradient, head.weight)
+        if self.weight is not None:
+            _add_product(self.weight, gradient, inputs)
+        if self.bias is not None:
+            self.bias += gradient.sum(0, dtype=self.bias.dtype)
+
+    def result(self, shape: torch.Size) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Returns the gradients in the inputs' dtype and shape."""
+        return (
+            None if self.hidden is None else self.hidden.reshape(shape),
+            None if self.weight is None else self.weight.to(self.dtype),
+            None if self.bias is None else self.bias.to(self.dtype),
+        )
+
+
+def _add_product(total: Tensor, gradient: Tensor, inputs: Tensor) -> None:
+    """total += gradient.T @ inputs; a narrower chunk is widened a slice at a time."""
+    wide = inputs.to(total.dtype)
+    size = len(total) if gradient.dtype == total.dtype else WIDENED_COLUMNS
+    for rows, columns in zip(total.split(size), gradient.split(size, dim=1), strict=True):
+        rows.addmm_(columns.to(total.dtype).T, wide)
+
+
+def _add_chunks(
+    head: _Head,
+    sums: _Sums,
+    upstream: Sequence[Tensor | None],
+    temperature: float,
+    ignore_index: int,
+) -> None:
+    """Adds every row with an upstream gradient. The chunk's memory is free again on return."""
     active = torch.zeros_like(head.targets, dtype=torch.bool)
     for up in upstream:
         if up is not None:
@@ -108,20 +153,10 @@ def backward(
     for chunk, inputs, logits in head.chunks(active.nonzero().squeeze(-1)):
         wanted = head.targets[chunk]
         _, _, saved = _core.token_log_probs(
-            linear.NAME, logits, wanted, temperature, up_entropy is not None, ignore_index, True
+            linear.NAME, logits, wanted, temperature, upstream[1] is not None, ignore_index, True
         )
         ups = [None if up is None else up[chunk] for up in upstream]
         _core.token_log_probs_backward(
             logits, wanted, temperature, ignore_index, saved, *ups, logits
         )
-        if by_hidden is not None:
-            by_hidden[chunk] = torch.mm(logits, head.weight)
-        if by_weight is not None:
-            by_weight.addmm_(logits.to(wide).T, inputs.to(wide))
-        if by_bias is not None:
-            by_bias += logits.sum(0, dtype=wide)
-    return (
-        None if by_hidden is None else by_hidden.reshape(hidden.shape),
-        None if by_weight is None else by_weight.to(weight.dtype),
-        None if by_bias is None else by_bias.to(weight.dtype),
-    )
+        sums.add(head, chunk, inputs, logits)
