@@ -145,12 +145,13 @@ def _memory(results: dict[str, Any]) -> str:
     for row in results.get("memory", []):
         sizes = f"{row['rows']} x {row['vocabulary']}, width {row['width']}"
         if "absent" in row:
-            rows.append([row["side"], sizes, row["absent"], ""])
+            rows.append([row["side"], sizes, row["absent"], "", ""])
         else:
-            rows.append(
-                [row["side"], sizes, number(row["peak_extra_mb"]), number(row["logits_mb"])]
-            )
-    header = ["side", "rows x vocabulary", "peak beyond inputs and gradients, MB", "logits, MB"]
+            chunk = number(row["chunk_mb"]) if "chunk_mb" in row else ""
+            found = [number(row["peak_extra_mb"]), chunk, number(row["logits_mb"])]
+            rows.append([row["side"], sizes, *found])
+    header = ["side", "rows x vocabulary", "peak beyond inputs and gradients, MiB"]
+    header += ["one chunk, MiB", "all logits, MiB"]
     return _table("Memory of log-probs and gradients from hidden states", header, rows)
 
 

@@ -14,7 +14,7 @@ from peers import module
 from timing import Clock, Options, Run, median_interval, pair, significant
 
 from alignzoo import kernels
-from alignzoo.kernels import torch_ops
+from alignzoo.kernels import linear, torch_ops
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]
@@ -237,6 +237,9 @@ def memory(options: Options, small: bool) -> list[Row]:
         if done.returncode == 0:
             row["peak_extra_mb"] = significant(int(done.stdout) / 2**20)
             row["logits_mb"] = significant(4 * num_rows * vocabulary / 2**20)
+            if side == "alignzoo":
+                chunk_rows = min(num_rows, linear.rows_per_chunk(None, vocabulary, 4))
+                row["chunk_mb"] = significant(4 * chunk_rows * vocabulary / 2**20)
         else:
             lines = done.stderr.strip().splitlines()
             row["absent"] = lines[-1] if lines else f"ended with {done.returncode}"
