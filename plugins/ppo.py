@@ -147,7 +147,8 @@ class PPO(az.Algorithm):
         )
         entropy = out.entropy.sum()
         value = policy_loss + config.vf_coef * value_loss
-        value = value - config.ent_coef * entropy / batch.num_tokens
+        if config.ent_coef:
+            value = value - config.ent_coef * entropy / batch.num_tokens
         if config.kl_in == "loss" and self.kl_coef:
             kl = kernels.kl_penalty(out.log_probs, batch.ref_log_probs, estimator="k2")
             value = value + self.kl_coef * kl[mask].sum() / batch.num_tokens

@@ -84,7 +84,9 @@ class Reinforce(az.Algorithm):
             surrogate = surrogate / mask.sum(1).clamp(min=1)
             whole, count = batch.num_sequences, len(batch)
         policy_loss = -surrogate.sum() / whole
-        value = policy_loss - config.ent_coef * out.entropy.sum() / batch.num_tokens
+        value = policy_loss
+        if config.ent_coef:
+            value = value - config.ent_coef * out.entropy.sum() / batch.num_tokens
         if config.kl_in == "loss" and config.kl_coef:
             kl = kernels.kl_penalty(out.log_probs, batch.ref_log_probs, estimator="k2")
             value = value + config.kl_coef * kl[mask].sum() / batch.num_tokens

@@ -130,9 +130,9 @@ def linear_token_log_probs(
 
     Rows are taken `chunk_tokens` at a time: one product into a reused buffer, and the row kernel on
     it. The backward pass makes each chunk's logits again and turns them into their gradient in
-    place. Beyond inputs and outputs this needs one chunk of memory, and backward, for a weight below
-    float32, its gradient's sum in float32. Rows whose target is `ignore_index` (and backward, rows
-    whose upstream gradient is 0) enter no product.
+    place. Beyond inputs and outputs this needs one chunk of memory and, backward and for a weight
+    below float32, its gradient's sum in float32. Rows whose target is `ignore_index` (and backward,
+    rows whose upstream gradient is 0) enter no product.
 
     torch: differentiable in `hidden`, `weight` and `bias`, once; the gradients of the last two are
     summed in float32 or wider. Logits have the dtype of `hidden`, as from a linear layer.

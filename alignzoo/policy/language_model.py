@@ -18,10 +18,10 @@ ShapeLogits = Callable[[Tensor, Tensor], Tensor]
 
 
 class TokenStatistics(NamedTuple):
-    """Of N tokens: log-prob and entropy in nats, each [N], and the logits [N, V] if asked."""
+    """Of N tokens: log-probs in nats, [N]; if asked, entropies [N] and logits [N, V]."""
 
     log_probs: Tensor
-    entropy: Tensor
+    entropy: Tensor | None
     logits: Tensor | None
 
 
@@ -90,6 +90,14 @@ class LanguageModel:
             and torch.equal(seen["output"].to(logits.dtype), logits)
         )
 
+    def states(self, token_ids: Tensor) -> Tensor:
+        """Returns hidden states [b, L, D], without logits as far as the model can do without."""
+        if self.has_linear_head:
+            return self.forward(token_ids)[0]
+        options = {"use_cache": False, "output_hidden_states": True, **self.last_logits_only}
+        hidden: Tensor = self.model(input_ids=token_ids, **options).hidden_states[-1]
+        return hidden
+
     def forward(self, token_ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns hidden states [b, L, D], and logits [b, L, V] where the head is not linear.
 
@@ -109,25 +117,20 @@ class LanguageModel:
         targets: Tensor,
         *,
         temperature: float,
+        entropy: bool,
         keep_logits: bool = False,
         shape_logits: ShapeLogits | None = None,
     ) -> TokenStatistics:
-        """Returns log-probs and entropies [N] of `targets` [N] after hidden states [N, D]."""
+        """Returns what is asked about `targets` [N] after hidden states [N, D]."""
+        options: dict[str, Any] = {"temperature": temperature, "entropy": entropy}
         if logits is None and (keep_logits or shape_logits is not None):
             logits = self.head(hidden)
         if logits is None:
-            log_probs, entropy = kernels.linear_token_log_probs(
-                hidden,
-                self.head.weight,
-                targets,
-                bias=self.head.bias,
-                temperature=temperature,
-                entropy=True,
-            )
-            return TokenStatistics(log_probs, entropy, None)
-        if shape_logits is not None:
-            logits = shape_logits(logits, hidden)
-        log_probs, entropy = kernels.token_log_probs(
-            logits, targets, temperature=temperature, entropy=True
-        )
-        return TokenStatistics(log_probs, entropy, logits if keep_logits else None)
+            weight, bias = self.head.weight, self.head.bias
+            found = kernels.linear_token_log_probs(hidden, weight, targets, bias=bias, **options)
+        else:
+            if shape_logits is not None:
+                logits = shape_logits(logits, hidden)
+            found = kernels.token_log_probs(logits, targets, **options)
+        log_probs, entropies = found if entropy else (found, None)
+        return TokenStatistics(log_probs, entropies, logits if keep_logits else None)

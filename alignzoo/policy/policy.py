@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alignzoo.errors import ConfigError
 from alignzoo.policy.generation import Generation, TokenIds, generate
-from alignzoo.policy.language_model import LanguageModel, ShapeLogits
+from alignzoo.policy.language_model import LanguageModel, ShapeLogits, TokenStatistics
 from alignzoo.policy.loading import add_adapter, load_model
 
 if TYPE_CHECKING:
@@ -195,7 +195,8 @@ class Policy:
     def reference_log_probs(self, batch: RolloutBatch, *, temperature: float = 1.0) -> Tensor:
         """Returns the frozen reference's log-probs of the responses, [B, T]."""
         with self._reference_model() as model:
-            return _evaluate(model, batch, temperature=temperature).log_probs
+            states = _ResponseStates(model, batch)
+            return states.spread(states.statistics(temperature, entropy=False).log_probs)
 
     def evaluate(
         self,
@@ -208,15 +209,18 @@ class Policy:
         hidden: bool = False,
     ) -> PolicyOutput:
         """Returns what the policy says about the responses of `batch`, differentiably."""
-        return _evaluate(
-            self.language_model,
-            batch,
-            temperature=temperature,
-            value_head=self._require_value_head() if values else None,
-            detach_values=detach_values,
-            logits=logits,
-            hidden=hidden,
-            shape_logits=self.shape_logits,
+        value_head = self._require_value_head() if values else None
+        states = _ResponseStates(self.language_model, batch)
+        found = states.statistics(
+            temperature, entropy=True, keep_logits=logits, shape_logits=self.shape_logits
+        )
+        assert found.entropy is not None
+        return PolicyOutput(
+            log_probs=states.spread(found.log_probs),
+            entropy=states.spread(found.entropy),
+            values=None if value_head is None else states.values(value_head, detach=detach_values),
+            logits=None if found.logits is None else states.spread(found.logits),
+            hidden=states.spread(states.packed) if hidden else None,
         )
 
     def _require_value_head(self) -> nn.Linear:
@@ -228,7 +232,7 @@ class Policy:
     def final_values(self, batch: RolloutBatch) -> Tensor:
         """Returns V of the state after each row's last token, [B]."""
         head = self._require_value_head()
-        hidden, _ = self.language_model.forward(batch.token_ids)
+        hidden = self.language_model.states(batch.token_ids)
         last = batch.prompt_lengths + batch.response_lengths - 1
         rows = torch.arange(len(batch), device=hidden.device)
         values: Tensor = head(hidden[rows, last].float()).squeeze(-1)
@@ -331,7 +335,9 @@ class _ResponseStates:
     """
 
     def __init__(self, model: LanguageModel, batch: RolloutBatch) -> None:
+        self.model = model
         self.mask = batch.response_mask  # [B, T]
+        self.tokens = batch.response_ids[self.mask]  # [N]
         rows, steps = self.mask.nonzero(as_tuple=True)
         seen = batch.token_ids[:, :-1]  # the state after the last token predicts nothing
         source = rows * seen.shape[1] + batch.prompt_lengths[rows] - 1 + steps  # in [B * (L - 1)]
@@ -339,6 +345,17 @@ class _ResponseStates:
         states, logits = model.forward(seen)
         self.packed = states.flatten(0, 1).index_select(0, source)  # [N, D]
         self.logits = None if logits is None else logits.flatten(0, 1).index_select(0, source)
+
+    def statistics(self, temperature: float, *, entropy: bool, **options: Any) -> TokenStatistics:
+        """Returns what the model's head says of the tokens; see `token_statistics`."""
+        return self.model.token_statistics(
+            self.packed,
+            self.logits,
+            self.tokens,
+            temperature=temperature,
+            entropy=entropy,
+            **options,
+        )
 
     def spread(self, values: Tensor) -> Tensor:
         """Returns [B, T, ...] from [N, ...]; 0 where the mask is False."""
@@ -349,33 +366,3 @@ class _ResponseStates:
         """Returns V of the state before each token, [B, T]."""
         read = self.packed.detach() if detach else self.packed
         return self.spread(head(read.float()).squeeze(-1))
-
-
-def _evaluate(
-    model: LanguageModel,
-    batch: RolloutBatch,
-    *,
-    temperature: float,
-    value_head: nn.Module | None = None,
-    detach_values: bool = False,
-    logits: bool = False,
-    hidden: bool = False,
-    shape_logits: ShapeLogits | None = None,
-) -> PolicyOutput:
-    """The one forward pass behind every log-prob that is not the sampler's."""
-    states = _ResponseStates(model, batch)
-    stats = model.token_statistics(
-        states.packed,
-        states.logits,
-        batch.response_ids[states.mask],
-        temperature=temperature,
-        keep_logits=logits,
-        shape_logits=shape_logits,
-    )
-    return PolicyOutput(
-        log_probs=states.spread(stats.log_probs),
-        entropy=states.spread(stats.entropy),
-        values=None if value_head is None else states.values(value_head, detach=detach_values),
-        logits=None if stats.logits is None else states.spread(stats.logits),
-        hidden=states.spread(states.packed) if hidden else None,
-    )
