@@ -9,6 +9,7 @@ import torch
 
 FLOATS = ("float32", "float64")
 LIBRARIES = ("numpy", "torch")
+LAYOUTS = ("contiguous", "transposed", "strided", "reversed", "read_only", "unaligned")
 # Around 16 lanes and every power of two that a tile may be made of, and one row far beyond.
 BORDER_LENGTHS = (*(2**k + d for k in range(4, 14) for d in (-1, 0, 1)), 100_003)
 
@@ -48,6 +49,9 @@ def lay_out(x: np.ndarray, layout: str) -> np.ndarray:
         return spacious[..., ::2]
     if layout == "reversed":
         return np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+    if layout == "unaligned" and x.size:
+        held = bytearray(1) + bytearray(x.tobytes())
+        return np.frombuffer(held, x.dtype, offset=1).reshape(x.shape)
     if layout == "read_only":
         copy = x.copy()
         copy.flags.writeable = False

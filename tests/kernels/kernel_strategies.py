@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from kernel_cases import FLOATS, LIBRARIES
+from kernel_cases import FLOATS, LAYOUTS, LIBRARIES
 
 # Around the virtual width of 16 lanes, primes that no tile divides, and one above 1024 and, times
 # 17 rows, 16384 elements: blocks that work is cut into.
@@ -18,8 +18,8 @@ fewer_examples = settings(few_examples, max_examples=20)
 rows = st.sampled_from(ROWS)
 lengths = st.sampled_from(LENGTHS)
 seeds = st.integers(0, 2**32 - 1)
+layouts = st.sampled_from(LAYOUTS)
 libraries = st.sampled_from(LIBRARIES)
-layouts = st.sampled_from(("contiguous", "transposed", "strided", "reversed", "read_only"))
 shapes = st.tuples(rows, lengths)
 sources = st.tuples(libraries, layouts)
 float_dtypes = st.sampled_from(FLOATS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from every_kernel import KERNELS, PADDED, Array
-from kernel_cases import LIBRARIES, bits, given_as, leaves, to_numpy
+from kernel_cases import LAYOUTS, LIBRARIES, bits, given_as, leaves, to_numpy
 
 from alignzoo import kernels
 
@@ -61,7 +61,7 @@ def test_numpy_and_torch_give_the_same_bits(name, dtype, is_packed):
 
 @pytest.mark.parametrize("name", OWN_BITS)
 @every_library
-@pytest.mark.parametrize("layout", ["transposed", "strided", "reversed", "read_only"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_layout_of_the_input_does_not_change_a_bit(name, library, layout):
     expected = [bits(x) for x in call(name, library)]
     assert [bits(x) for x in call(name, library, layout=layout)] == expected

@@ -1,6 +1,5 @@
 """The kernels as citizens of torch: autograd, subclasses, storage, devices."""
 
-import numpy as np
 import pytest
 import torch
 from kernel_cases import bits
@@ -147,19 +146,6 @@ def test_tensors_with_expanded_and_offset_storage_are_read_in_place_or_copied():
         assert bits(one) == bits(other)
     window = torch.randn(8, 21)[2:6, 5:14]
     assert bits(kernels.huber(window)) == bits(kernels.huber(window.clone()))
-
-
-def test_unaligned_numpy_arrays_are_read_right():
-    x = np.random.default_rng(0).normal(size=(3, 17)).astype(np.float32)
-    unaligned = np.frombuffer(b"\0" + x.tobytes(), np.float32, offset=1).reshape(3, 17)
-    assert not unaligned.flags.aligned
-    assert bits(kernels.huber(unaligned)) == bits(kernels.huber(x))
-    for one, other in zip(
-        kernels.gae(unaligned, unaligned, gamma=0.9, gae_lambda=0.9),
-        kernels.gae(x, x, gamma=0.9, gae_lambda=0.9),
-        strict=True,
-    ):
-        assert bits(one) == bits(other)
 
 
 def test_tensors_of_another_device_are_refused_in_one_clear_line():
