@@ -179,6 +179,15 @@ def test_a_step_truncated_inside_a_row_needs_its_own_next_value(name):
 
 
 @every_scan
+def test_a_step_that_terminated_needs_no_value_though_it_was_truncated_too(name):
+    arrays = arrays_of(name, (2, 40), np.random.default_rng(12))
+    flags = np.arange(40) == np.array([[7], [39]])
+    expected = run(kernels, name, arrays, terminated=flags)
+    both = run(kernels, name, arrays, terminated=flags, truncated=flags)
+    assert [bits(x) for x in both] == [bits(x) for x in expected]
+
+
+@every_scan
 def test_truncation_flags_that_are_all_false_need_no_values(name):
     arrays = arrays_of(name, (2, 3), np.random.default_rng(8))
     plain = run(kernels, name, arrays)
