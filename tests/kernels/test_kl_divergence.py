@@ -191,6 +191,21 @@ def test_a_token_that_only_one_side_has_costs_nothing_one_way_and_everything_the
         assert_exact_to(leaf.grad, truth, 1e-14, scale=1.0)
 
 
+@pytest.mark.parametrize("first", [0, 1, 1024, 2048, 3000])
+@pytest.mark.parametrize("last", [3000, 3072, 4098, 4099])
+def test_long_stretches_that_p_lacks_count_nothing(first, last):
+    p, q = np.random.default_rng(11).normal(size=(2, 3, 4099))
+    p[:, :first] = p[:, last:] = -math.inf
+    p[:, 3000] = 0.5
+    assert_exact_to(kernels.kl_divergence(p, q), reference.kl_divergence(p, q), 1e-12, scale=1.0)
+    backwards = kernels.kl_divergence(q, p)
+    assert np.isposinf(backwards).all() == (last - first < 4099)
+    held = torch.tensor(p, requires_grad=True), torch.tensor(q, requires_grad=True)
+    kernels.kl_divergence(*held).sum().backward()
+    for leaf, truth in zip(held, reference.kl_divergence_grad(p, q, np.ones(3)), strict=True):
+        assert_exact_to(leaf.grad, truth, 1e-12, scale=1.0)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_token_that_q_lacks_costs_everything_however_unlikely_in_p(dtype):
     p, q = np.array([[0.0, -2000.0]], dtype), np.array([[0.0, -math.inf]], dtype)
