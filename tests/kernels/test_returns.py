@@ -193,7 +193,7 @@ def test_td_targets_of_rows_that_cross_tiles_are_the_reference_to_1e12(n_step):
 
 def test_monte_carlo_targets_of_a_long_row_are_its_discounted_returns():
     rng = np.random.default_rng(14)  # so long that a row is not walked once for each of its steps
-    rewards, after = rng.normal(size=(2, 1, 1_000_003))
+    rewards, after = rng.normal(size=(2, 1, 200_003))
     terminated = rng.random(rewards.shape) < 1e-5
     options = {"gamma": 0.99, "terminated": terminated}
     returns = kernels.discounted_returns(rewards, bootstrap=after[:, -1].copy(), **options)
