@@ -39,14 +39,20 @@ ALIGNZOO_INLINE Above measure_above(const WeighedRow<T>& row, T threshold) {
   Above above{0, 0};
   for (int64_t begin = 0; begin < row.num_vectors; begin += kChunkVectors) {
     const int64_t end = smaller(begin + kChunkVectors, row.num_vectors);
-    Wide<T> count = zero, mass = zero;
-    for (int64_t v = begin; v < end; ++v) {
-      const Mask<T> is_above = load(row.logits + v * kLanes) > limit;
-      count = count + select(is_above, one, zero);
-      mass = mass + select(is_above, load(row.masses + v * kLanes), zero);
+    Wide<T> count[2] = {zero, zero}, mass[2] = {zero, zero};
+    auto take = [&](int64_t v, int strand) __attribute__((always_inline)) {
+      const Wide<T> z = load(row.logits + v * kLanes);
+      count[strand] = count[strand] + where_greater(z, limit, one);
+      mass[strand] = mass[strand] + where_greater(z, limit, load(row.masses + v * kLanes));
+    };
+    int64_t v = begin;
+    for (; v + 2 <= end; v += 2) {
+      take(v, 0);
+      take(v + 1, 1);
     }
-    above.count += static_cast<double>(sum_lanes(count));
-    above.mass += static_cast<double>(sum_lanes(mass));
+    if (v < end) take(v, 0);
+    above.count += static_cast<double>(sum_lanes(count[0] + count[1]));
+    above.mass += static_cast<double>(sum_lanes(mass[0] + mass[1]));
   }
   return above;
 }
@@ -82,7 +88,7 @@ struct Bracket {
   ALIGNZOO_INLINE double count() const { return above_low.count - above_high.count; }
 };
 
-constexpr int kFew = 32;
+constexpr int kFew = 8;
 
 // Closed in on until few tokens are left, or only equal ones.
 template <class T>
@@ -117,7 +123,7 @@ ALIGNZOO_INLINE void for_each_in(const WeighedRow<T>& row, const Bracket<T>& bra
   const Wide<T> low(bracket.low), high(bracket.high);
   for (int64_t v = 0; v < row.num_vectors; ++v) {
     const Wide<T> z = load(row.logits + v * kLanes);
-    unsigned inside = bits_of(z > low) & ~bits_of(z > high);
+    unsigned inside = bits_greater(z, low) & ~bits_greater(z, high);
     for (; inside != 0; inside &= inside - 1) {
       if (!take(v * kLanes + __builtin_ctz(inside))) return;
     }
@@ -158,18 +164,23 @@ ALIGNZOO_INLINE Cut<T> find_cut(const WeighedRow<T>& row, Measure measure, doubl
 
 template <class T>
 ALIGNZOO_INLINE void apply_cut(const WeighedRow<T>& row, const Cut<T>& cut) {
-  const Wide<T> zero(T(0)), lowest(cut.lowest);
+  const Wide<T> lowest(cut.lowest);
   const int64_t last_vector = cut.last_index / kLanes;
   for (int64_t v = 0; v < row.num_vectors; ++v) {
     T* masses = row.masses + v * kLanes;
     const Wide<T> z = load(row.logits + v * kLanes), mass = load(masses);
-    store(masses,
-          v < last_vector ? select(z < lowest, zero, mass) : select(z > lowest, mass, zero));
-    if (v != last_vector) continue;
-    T kept[kLanes];
-    store(kept, mass);
-    for (int i = 0; v * kLanes + i <= cut.last_index; ++i) {
-      if (row.logits[v * kLanes + i] == cut.lowest) masses[i] = kept[i];
+    const Wide<T> above = where_greater(z, lowest, mass);
+    if (v > last_vector) {
+      store(masses, above);
+    } else if (v < last_vector) {
+      store(masses, mass - where_greater(lowest, z, mass));
+    } else {
+      T kept[kLanes];
+      store(kept, above);
+      for (int i = 0; v * kLanes + i <= cut.last_index; ++i) {
+        if (row.logits[v * kLanes + i] == cut.lowest) kept[i] = masses[i];
+      }
+      store(masses, load(kept));
     }
   }
 }

@@ -35,22 +35,38 @@ ALIGNZOO_INLINE void for_each_row(const LogitRows& rows, int threads, Body body)
   });
 }
 
-// Bit i says whether lane i is set.
+// x where a > b, else 0.
 template <class T>
-ALIGNZOO_INLINE unsigned bits_of(const Mask<T>& mask) {
+ALIGNZOO_INLINE Wide<T> where_greater(const Wide<T>& a, const Wide<T>& b, const Wide<T>& x) {
+  const Wide<T> zero(T(0));
+  return map_registers<T>([&](int i) __attribute__((always_inline)) {
+    return a.reg[i] > b.reg[i] ? x.reg[i] : zero.reg[i];
+  });
+}
+
+// Bit i says whether lane i of a is above that of b.
+template <class T>
+ALIGNZOO_INLINE unsigned bits_greater(const Wide<T>& a, const Wide<T>& b) {
   using R = Registers<T>;
   unsigned bits = 0;
   for (int i = 0; i < R::kCount; ++i) {
 #if defined(__AVX512F__)
-    const __m512i reg = reinterpret_cast<__m512i>(mask.reg[i]);
-    const unsigned some = sizeof(T) == 4 ? _mm512_movepi32_mask(reg) : _mm512_movepi64_mask(reg);
-#elif defined(__AVX2__)
+    unsigned some;
+    if constexpr (sizeof(T) == 4) {
+      some = _mm512_cmp_ps_mask(a.reg[i], b.reg[i], _CMP_GT_OQ);
+    } else {
+      some = _mm512_cmp_pd_mask(a.reg[i], b.reg[i], _CMP_GT_OQ);
+    }
+#else
+    const auto above = a.reg[i] > b.reg[i];
+#if defined(__AVX2__)
     const unsigned some = static_cast<unsigned>(
-        sizeof(T) == 4 ? _mm256_movemask_ps(reinterpret_cast<__m256>(mask.reg[i]))
-                       : _mm256_movemask_pd(reinterpret_cast<__m256d>(mask.reg[i])));
+        sizeof(T) == 4 ? _mm256_movemask_ps(reinterpret_cast<__m256>(above))
+                       : _mm256_movemask_pd(reinterpret_cast<__m256d>(above)));
 #else
     unsigned some = 0;
-    for (int lane = 0; lane < R::kPer; ++lane) some |= (mask.reg[i][lane] != 0 ? 1u : 0u) << lane;
+    for (int lane = 0; lane < R::kPer; ++lane) some |= (above[lane] != 0 ? 1u : 0u) << lane;
+#endif
 #endif
     bits |= some << (i * R::kPer);
   }
@@ -79,25 +95,59 @@ ALIGNZOO_INLINE Compute<S> chunk_max(const S* logits, int64_t n) {
   return max_lanes(max(max(m0, m1), max(m2, m3)));
 }
 
-// Whether none of n numbers is NaN.
+// Lanes of the magnitudes of numbers as integers, which order NaN above all others.
+template <class T>
+struct Magnitudes {
+  using R = Registers<T>;
+  static constexpr typename BitsOf<T>::type kInfinity =
+      sizeof(T) == 4 ? 0x7f800000 : static_cast<typename BitsOf<T>::type>(0x7ff0000000000000);
+  typename R::Ints reg[R::kCount] = {};
+
+  ALIGNZOO_INLINE void add(const Wide<T>& x) {
+    const Wide<T> size = abs(x);
+    for (int i = 0; i < R::kCount; ++i) {
+      const auto bits = reinterpret_cast<typename R::Ints>(size.reg[i]);
+      reg[i] = bits > reg[i] ? bits : reg[i];
+    }
+  }
+  ALIGNZOO_INLINE bool has_nan() const {
+    bool found = false;
+    for (int i = 0; i < R::kCount; ++i) {
+      for (int lane = 0; lane < R::kPer; ++lane) found |= reg[i][lane] > kInfinity;
+    }
+    return found;
+  }
+};
+
+// The largest of n numbers, and whether one is NaN.
+template <class T>
+struct ChunkLargest {
+  T value;
+  bool has_nan;
+};
 template <class S>
-ALIGNZOO_INLINE bool is_ordered(const S* x, int64_t n) {
+ALIGNZOO_INLINE ChunkLargest<Compute<S>> chunk_largest(const S* x, int64_t n) {
   using T = Compute<S>;
-  const Wide<T> zero(T(0)), one(T(1));
-  Wide<T> unordered[2] = {zero, zero};
+  const Wide<T> lowest(-static_cast<T>(__builtin_inf()));
+  Wide<T> largest[2] = {lowest, lowest};
+  Magnitudes<T> magnitudes[2];
   int64_t j = 0;
   for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
       const Wide<T> v = load_as_compute(x + j + i * kLanes);
-      unordered[i] = select(v == v, unordered[i], one);
+      largest[i] = max(v, largest[i]);
+      magnitudes[i].add(v);
     }
   }
   for (; j < n; j += kLanes) {
-    const Wide<T> v = load_up_to(x + j, static_cast<int>(smaller(kLanes, n - j)));
-    unordered[0] = select(v == v, unordered[0], one);
+    const int left = static_cast<int>(smaller(kLanes, n - j));
+    const Wide<T> v = load_first(x + j, left, -static_cast<T>(__builtin_inf()));
+    largest[0] = max(v, largest[0]);
+    magnitudes[0].add(v);
   }
-  return max_lanes(max(unordered[0], unordered[1])) == T(0);
+  return {max_lanes(max(largest[0], largest[1])),
+          magnitudes[0].has_nan() || magnitudes[1].has_nan()};
 }
 
 // The largest of a row and the first index it has; NaN and the first NaN's where there is one.
@@ -109,14 +159,11 @@ struct Largest {
 template <class S>
 ALIGNZOO_INLINE Largest<Compute<S>> row_largest(const S* x, int64_t size) {
   using T = Compute<S>;
-  T largest = -static_cast<T>(__builtin_inf());
+  ChunkLargest<T> largest{-static_cast<T>(__builtin_inf()), false};
   int64_t begin_of_largest = 0;
-  bool ordered = true;
-  for (int64_t begin = 0; begin < size && ordered; begin += kChunk) {
-    const int64_t n = smaller(kChunk, size - begin);
-    const T found = chunk_max(x + begin, n);
-    ordered = is_ordered(x + begin, n);
-    if (found > largest || !ordered) {
+  for (int64_t begin = 0; begin < size && !largest.has_nan; begin += kChunk) {
+    const ChunkLargest<T> found = chunk_largest(x + begin, smaller(kChunk, size - begin));
+    if (found.value > largest.value || found.has_nan) {
       largest = found;
       begin_of_largest = begin;
     }
@@ -124,9 +171,9 @@ ALIGNZOO_INLINE Largest<Compute<S>> row_largest(const S* x, int64_t size) {
   const int64_t end = smaller(size, begin_of_largest + kChunk);
   for (int64_t j = begin_of_largest; j < end; ++j) {
     const T v = to_compute(x[j]);
-    if (ordered ? v == largest : v != v) return {v, j};
+    if (largest.has_nan ? v != v : v == largest.value) return {v, j};
   }
-  return {largest, begin_of_largest};
+  return {largest.value, begin_of_largest};
 }
 
 // What a row's logits are measured from: the largest so far, or 0 while all were -inf, whose

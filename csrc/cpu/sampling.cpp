@@ -146,19 +146,20 @@ Drawn<T> draw_cut(const S* logits, const SampleArgs<S, T>& args, double uniform,
   const int64_t vocabulary = args.rows.vocabulary, num_vectors = ceil_div(vocabulary, kLanes);
   const T none = -static_cast<T>(__builtin_inf());
   Wide<T> smallest(-none), largest(none);
+  Magnitudes<T> magnitudes;
   for (int64_t v = 0; v < num_vectors; ++v) {
     const int left = static_cast<int>(smaller(kLanes, vocabulary - v * kLanes));
     const Wide<T> z = left == kLanes ? load_as_compute(logits + v * kLanes)
                                      : load_first(logits + v * kLanes, left, none);
     smallest = min(select(z > Wide<T>(none), z, Wide<T>(-none)), smallest);
     largest = max(z, largest);
+    magnitudes.add(z);
     store(copy + v * kLanes, z);
   }
   const WeighedRow<T> row{copy, masses, num_vectors, -max_lanes(Wide<T>(T(0)) - smallest),
                           max_lanes(largest)};
+  if (magnitudes.has_nan() || !(row.largest > none && row.largest < -none)) return {-1, T(0)};
   const Exponents<T> exponents(static_cast<double>(row.largest), args.inverse_temperature);
-  bool ordered = is_ordered(copy, num_vectors * kLanes);
-  if (!ordered || !(row.largest > none && row.largest < -none)) return {-1, T(0)};
   for (int64_t v = 0; v < num_vectors; ++v) {
     store(masses + v * kLanes, math::exp2_in_range(exponents(load(copy + v * kLanes))));
   }
