@@ -91,6 +91,24 @@ def test_packed_rows_give_the_bits_of_padded_ones(sizes, seed, level, aggregate,
     assert bits(flat[2]) == bits(padded[2][inside])
 
 
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_packed_rows_of_several_tiles_give_the_bits_of_padded_ones(level, dtype):
+    rng = np.random.default_rng(18)
+    sizes = torch.tensor([16_385, 5, 0, 33_001])
+    inside = torch.arange(33_100)[None, :] < sizes[:, None]
+    mask = inside & torch.from_numpy(rng.random(inside.shape) < 0.8)
+    tensors = [torch.from_numpy(x).to(dtype) for x in rng.normal(size=(3, *inside.shape)) * 0.4]
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    options = {"clip_range": 0.2, "level": level, "aggregate": "sequence_mean"}
+    padded = value_and_grad(kernels.policy_loss, *tensors, mask, **options)
+    flat = [x[inside] for x in (*tensors, mask)]
+    packed = value_and_grad(kernels.policy_loss, *flat, cu_seqlens=starts, **options)
+    assert bits(packed[0]) == bits(padded[0])
+    assert bits(packed[2]) == bits(padded[2][inside])
+    assert {k: bits(v) for k, v in packed[1].items()} == {k: bits(v) for k, v in padded[1].items()}
+
+
 def test_permuting_rows_changes_the_loss_by_rounding_only_and_permutes_the_gradient():
     new, old, advantages, mask = batch_of_losses(np.random.default_rng(9), num_rows=64)
     order = torch.from_numpy(np.random.default_rng(10).permutation(64))

@@ -118,8 +118,8 @@ def test_padding_on_the_right_changes_no_bit_of_the_moments_or_the_values(length
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_packed_rows_have_the_bits_of_padded_ones(library):
     rng = np.random.default_rng(7)
-    sizes = np.array([5, 0, 1031, 16, 1, 33])
-    inside = np.arange(1031)[None, :] < sizes[:, None]
+    sizes = np.array([5, 0, 16_385, 1031, 16, 1, 33])
+    inside = np.arange(16_385)[None, :] < sizes[:, None]
     x = rng.normal(size=inside.shape).astype(np.float32)
     padded, moments = kernels.masked_whiten(given_as(library, x), given_as(library, inside))
     flat, flat_moments = kernels.masked_whiten(
