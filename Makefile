@@ -4,6 +4,7 @@
 #   make test        `make check`, then every test that is not slow
 #   make test-slow   the slow tests: empty environments, many kills, long learning runs
 #   make check       ruff, mypy --strict, clang-format
+#   make sanitize    drive the kernels: as they are, under ASan and UBSan, and under TSan
 #   make build       install once; afterwards compile only what changed in csrc/
 #   make compat      the tests on the oldest torch and transformers that are supported
 #   make clean       remove the virtual environments and everything built
@@ -23,7 +24,7 @@ BUILD := $(abspath $(VENV))/build
 INSTALLED := $(VENV)/.installed-$(ALIGNZOO_CUDA)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest
-CPP_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+CPP_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 # Threads that wait must not spin: other work, the tests' own included, needs the cores.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -33,7 +34,7 @@ export ALIGNZOO_DATA ?= $(abspath ../shared/data)
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow check build compat test-compat clean
+.PHONY: demo test test-slow check sanitize build compat test-compat clean
 .DEFAULT_GOAL := test
 
 demo: build
@@ -51,6 +52,15 @@ check: build $(VENV)/.tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+
+# The driver needs no Python; the environment lends it CMake.
+sanitize: $(VENV)/.build-requirements
+	@for sanitizer in none address thread; do \
+		folder=$(BUILD)-native-$$sanitizer; echo "sanitizer: $$sanitizer"; \
+		$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -S tests/native -B $$folder \
+			-DALIGNZOO_SANITIZE=$$sanitizer >$$folder.log && \
+		$(BIN)/cmake --build $$folder && $$folder/drive_kernels || exit 1; \
+	done
 
 # The editable install leaves its build folder in the environment, so that two environments never
 # share one. Python files are found where they are; only the C++ core is compiled and copied.
