@@ -22,7 +22,7 @@ double denominator_or(const Call& call, py::handle object, double otherwise) {
 // Counts of the mask; without a denominator there must be something to divide by.
 cpu::MaskCounts counts_of(const Call& call, const cpu::Rows& rows, const Bytes& mask,
                           bool denominator_given) {
-  const cpu::MaskCounts counts = cpu::count_mask(rows, mask.data);
+  const cpu::MaskCounts counts = cpu::kernels().count_mask(rows, mask.data);
   if (counts.tokens == 0 && !denominator_given) {
     call.value_error(
         rows.count == 0 || rows.width == 0

@@ -220,29 +220,64 @@ ALIGNZOO_INLINE void store_up_to(S* to, int n, const Wide<Compute<S>>& a) {
   }
 }
 
+// The bytes of 16 lanes, 0 or -1 each, as a mask of their numbers.
+#if defined(__AVX512F__)
+ALIGNZOO_INLINE void spread(__m128i bytes, Mask<float>& out) {
+  out.reg[0] = reinterpret_cast<Registers<float>::Ints>(_mm512_cvtepi8_epi32(bytes));
+}
+ALIGNZOO_INLINE void spread(__m128i bytes, Mask<double>& out) {
+  using Ints = Registers<double>::Ints;
+  out.reg[0] = reinterpret_cast<Ints>(_mm512_cvtepi8_epi64(bytes));
+  out.reg[1] = reinterpret_cast<Ints>(_mm512_cvtepi8_epi64(_mm_srli_si128(bytes, 8)));
+}
+#elif defined(__AVX2__)
+ALIGNZOO_INLINE void spread(__m128i bytes, Mask<float>& out) {
+  using Ints = Registers<float>::Ints;
+  out.reg[0] = reinterpret_cast<Ints>(_mm256_cvtepi8_epi32(bytes));
+  out.reg[1] = reinterpret_cast<Ints>(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)));
+}
+ALIGNZOO_INLINE void spread(__m128i bytes, Mask<double>& out) {
+  using Ints = Registers<double>::Ints;
+  out.reg[0] = reinterpret_cast<Ints>(_mm256_cvtepi8_epi64(bytes));
+  out.reg[1] = reinterpret_cast<Ints>(_mm256_cvtepi8_epi64(_mm_srli_si128(bytes, 4)));
+  out.reg[2] = reinterpret_cast<Ints>(_mm256_cvtepi8_epi64(_mm_srli_si128(bytes, 8)));
+  out.reg[3] = reinterpret_cast<Ints>(_mm256_cvtepi8_epi64(_mm_srli_si128(bytes, 12)));
+}
+#else
+template <class Bytes, class T>
+ALIGNZOO_INLINE void spread(const Bytes& bytes, Mask<T>& out) {
+  using Bits = typename Registers<T>::Bits;
+  Bits lane[kLanes];
+  for (int i = 0; i < kLanes; ++i) lane[i] = static_cast<int8_t>(bytes[i]);
+  memcpy(&out, lane, sizeof out);
+}
+#endif
+
 // Lanes whose mask byte is not 0, of the first n; a null mask keeps them all.
 template <class T>
 ALIGNZOO_INLINE Mask<T> load_mask(const uint8_t* mask, int n) {
-  typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
-  typedef typename Registers<T>::Bits Lanes
-      __attribute__((vector_size(kLanes * sizeof(typename Registers<T>::Bits))));
-  Bytes bytes = {};
+  typedef int8_t Bytes __attribute__((vector_size(kLanes)));
   if (mask == nullptr) return lanes_below<T>(n);
+  Bytes bytes = {};
   if (n == kLanes) {
     memcpy(&bytes, mask, sizeof bytes);
   } else {
 #if defined(__AVX512F__)
-    bytes =
-        reinterpret_cast<Bytes>(_mm_maskz_loadu_epi8(static_cast<__mmask16>(first_bits(n)), mask));
+    const __mmask16 first = static_cast<__mmask16>(first_bits(n));
+    bytes = reinterpret_cast<Bytes>(_mm_maskz_loadu_epi8(first, mask));
 #else
-    uint8_t first[kLanes] = {};
-    for (int i = 0; i < n; ++i) first[i] = mask[i];
+    int8_t first[kLanes] = {};
+    for (int i = 0; i < n; ++i) first[i] = static_cast<int8_t>(mask[i]);
     memcpy(&bytes, first, sizeof bytes);
 #endif
   }
-  const Lanes wide = __builtin_convertvector(bytes, Lanes) != 0;
+  const Bytes some = bytes != 0;
   Mask<T> out;
-  memcpy(&out, &wide, sizeof out);
+#if defined(__AVX2__)
+  spread(reinterpret_cast<__m128i>(some), out);
+#else
+  spread(some, out);
+#endif
   return out;
 }
 

@@ -7,21 +7,6 @@
 
 namespace alignzoo::cpu {
 
-MaskCounts count_mask(const Rows& rows, const uint8_t* mask) {
-  MaskCounts counts;
-  for (int64_t row = 0; row < rows.count; ++row) {
-    int64_t tokens = 0;
-    if (mask == nullptr) {
-      tokens = rows.end(row) - rows.begin(row);
-    } else {
-      for (int64_t t = rows.begin(row); t < rows.end(row); ++t) tokens += mask[t] != 0;
-    }
-    counts.tokens += tokens;
-    counts.rows += tokens > 0;
-  }
-  return counts;
-}
-
 namespace {
 
 struct Spread {

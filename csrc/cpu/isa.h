@@ -16,6 +16,7 @@ template <class T>
 ScanFaults vtrace(const ScanArgs<T>& args, int threads);
 template <class T>
 void td_targets(const TdTargetsArgs<T>& args, int threads);
+MaskCounts count_mask(const Rows& rows, const uint8_t* mask);
 template <class T>
 Moments moments(const Rows& rows, const T* x, const uint8_t* mask, int threads);
 template <class T>
@@ -47,6 +48,14 @@ extern const Kernels kTable;
 ALIGNZOO_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 ALIGNZOO_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 ALIGNZOO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Calls body(t, n) for the elements [t, t + n) of [begin, end), n being 16 but for the last.
+template <class Body>
+ALIGNZOO_INLINE void for_each_vector(int64_t begin, int64_t end, Body body) {
+  int64_t t = begin;
+  for (; t + kLanes <= end; t += kLanes) body(t, kLanes);
+  if (t < end) body(t, static_cast<int>(end - t));
+}
 
 // Tokens per unit of work. A row longer than this is cut into tiles, counted from its start.
 constexpr int64_t kTile = 16384;
@@ -98,6 +107,25 @@ ALIGNZOO_INLINE F64 widen(const F32& a) {
   out = load(wide);
 #endif
   return out;
+}
+
+// The lanes of a, rounded to T.
+ALIGNZOO_INLINE void narrow(const F64& a, F64& out) { out = a; }
+ALIGNZOO_INLINE void narrow(const F64& a, F32& out) {
+#if defined(__AVX512F__)
+  out.reg[0] = _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a.reg[0])),
+                                  _mm512_cvtpd_ps(a.reg[1]), 1);
+#elif defined(__AVX2__)
+  for (int i = 0; i < 2; ++i) {
+    out.reg[i] = _mm256_set_m128(_mm256_cvtpd_ps(a.reg[2 * i + 1]), _mm256_cvtpd_ps(a.reg[2 * i]));
+  }
+#else
+  double wide[kLanes];
+  float rounded[kLanes];
+  store(wide, a);
+  for (int i = 0; i < kLanes; ++i) rounded[i] = static_cast<float>(wide[i]);
+  out = load(rounded);
+#endif
 }
 
 }  // namespace ALIGNZOO_ISA

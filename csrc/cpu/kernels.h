@@ -237,6 +237,7 @@ struct LogitKernels {
 };
 struct Kernels {
   const char* isa;
+  MaskCounts (*count_mask)(const Rows& rows, const uint8_t* mask);
   TokenKernels<float> f32;
   TokenKernels<double> f64;
   LogitKernels<float, float> logits_f32;
@@ -283,8 +284,6 @@ const char* compiled_isas();
 
 // ALIGNZOO_NUM_THREADS, 0 if unset. Throws std::runtime_error if it is no such number.
 int num_threads_setting();
-
-MaskCounts count_mask(const Rows& rows, const uint8_t* mask);
 
 template <class T>
 void group_advantages(const GroupArgs<T>& args);

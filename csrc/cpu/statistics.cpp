@@ -1,60 +1,68 @@
-// Moments of the unmasked elements, and whitening with them.
+// Counts and moments of the unmasked elements, and whitening with them.
 #include <cstdlib>
 
-#include "cpu/formats.h"
-#include "cpu/isa.h"
+#include "cpu/compact.h"
 
 namespace alignzoo::cpu {
 inline namespace ALIGNZOO_ISA {
 namespace {
 
-// Sum over the unmasked elements of term(x), tile by tile in order.
-template <class T, class Term>
-ALIGNZOO_INLINE double masked_sum(const Tiles& tiles, const T* x, const uint8_t* mask, int threads,
-                                  double* partial, Term term) {
-  tiles.for_each(threads, [&](int64_t tile, int64_t, int64_t begin, int64_t end) {
-    F64 sum(0.0);
-    for (int64_t t = begin; t < end; t += kLanes) {
-      const int n = static_cast<int>(smaller(kLanes, end - t));
-      const uint8_t* bytes = mask ? mask + t : nullptr;
-      Wide<T> v = select(load_mask<T>(bytes, n), load_up_to(x + t, n), Wide<T>(T(0)));
-      F64 terms = term(widen(v));
-      sum = sum + select(load_mask<double>(bytes, n), terms, F64(0.0));
-    }
-    partial[tile] = sum_lanes(sum);
+// Moments of one tile, in two passes over what the first has brought into the cache.
+template <class T>
+Moments tile_moments(const T* x, const uint8_t* mask, int64_t begin, int64_t end) {
+  const F64 zero(0.0);
+  Moments out;
+  out.count = static_cast<double>(mask ? count_nonzero(mask + begin, end - begin) : end - begin);
+  if (out.count == 0) return out;
+  const auto sum_of = [&](auto term) __attribute__((always_inline)) {
+    F64 sum = zero;
+    for_each_vector(begin, end, [&](int64_t t, int n) __attribute__((always_inline)) {
+      const Mask<double> keep = load_mask<double>(mask ? mask + t : nullptr, n);
+      sum = sum + select(keep, term(widen(load_up_to(x + t, n))), zero);
+    });
+    return sum_lanes(sum);
+  };
+  out.mean = sum_of([](const F64& v) __attribute__((always_inline)) { return v; }) / out.count;
+  const F64 mean(out.mean);
+  out.m2 = sum_of([&](const F64& v) __attribute__((always_inline)) {
+    const F64 d = v - mean;
+    return d * d;
   });
-  double total = 0;
-  for (int64_t row = 0; row < tiles.rows.count; ++row) {
-    double row_sum = 0;
-    for (int64_t i = 0; i < tiles.per_row; ++i) row_sum += partial[row * tiles.per_row + i];
-    total += row_sum;
-  }
-  return total;
+  return out;
+}
+
+// Chan et al. 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
+ALIGNZOO_INLINE void merge(Moments& into, const Moments& other) {
+  if (other.count == 0) return;
+  const double count = into.count + other.count, distance = other.mean - into.mean;
+  into.m2 += other.m2 + distance * distance * (into.count * other.count / count);
+  into.mean += distance * (other.count / count);
+  into.count = count;
 }
 
 }  // namespace
 
+MaskCounts count_mask(const Rows& rows, const uint8_t* mask) {
+  MaskCounts counts;
+  for (int64_t row = 0; row < rows.count; ++row) {
+    const int64_t begin = rows.begin(row), size = rows.end(row) - begin;
+    const int64_t tokens = mask ? count_nonzero(mask + begin, size) : size;
+    counts.tokens += tokens;
+    counts.rows += tokens > 0;
+  }
+  return counts;
+}
+
 template <class T>
 Moments moments(const Rows& rows, const T* x, const uint8_t* mask, int threads) {
   const Tiles tiles(rows);
+  Moments* partial =
+      static_cast<Moments*>(malloc(sizeof(Moments) * static_cast<size_t>(tiles.count)));
+  tiles.for_each(threads, [&](int64_t tile, int64_t, int64_t begin, int64_t end) {
+    partial[tile] = tile_moments(x, mask, begin, end);
+  });
   Moments out;
-  double* partial = static_cast<double*>(malloc(sizeof(double) * static_cast<size_t>(tiles.count)));
-  if (mask == nullptr) {
-    for (int64_t row = 0; row < rows.count; ++row) {
-      out.count += static_cast<double>(rows.end(row) - rows.begin(row));
-    }
-  } else {
-    out.count = static_cast<double>(count_mask(rows, mask).tokens);
-  }
-  if (out.count > 0) {
-    out.mean =
-        masked_sum(tiles, x, mask, threads, partial, [](const F64& v) { return v; }) / out.count;
-    const F64 mean(out.mean);
-    out.m2 = masked_sum(tiles, x, mask, threads, partial, [&](const F64& v) {
-      F64 d = v - mean;
-      return d * d;
-    });
-  }
+  for (int64_t tile = 0; tile < tiles.count; ++tile) merge(out, partial[tile]);
   free(partial);
   return out;
 }
@@ -64,15 +72,12 @@ void whiten(const WhitenArgs<T>& args, int threads) {
   const Tiles tiles(args.rows);
   const F64 shift(args.shift), scale(args.scale), offset(args.offset);
   tiles.for_each(threads, [&](int64_t, int64_t, int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; t += kLanes) {
-      const int n = static_cast<int>(smaller(kLanes, end - t));
-      F64 v = widen(load_up_to(args.x + t, n));
-      v = fma(v - shift, scale, offset);
-      Mask<double> keep = load_mask<double>(args.mask ? args.mask + t : nullptr, n);
-      double lane[kLanes];
-      store(lane, select(keep, v, F64(0.0)));
-      for (int i = 0; i < n; ++i) args.out[t + i] = static_cast<T>(lane[i]);
-    }
+    for_each_vector(begin, end, [&](int64_t t, int n) __attribute__((always_inline)) {
+      const Mask<T> keep = load_mask<T>(args.mask ? args.mask + t : nullptr, n);
+      Wide<T> out;
+      narrow(fma(widen(load_up_to(args.x + t, n)) - shift, scale, offset), out);
+      store_up_to(args.out + t, n, select(keep, out, Wide<T>(T(0))));
+    });
   });
 }
 

@@ -13,6 +13,7 @@ inline namespace ALIGNZOO_ISA {
 
 const Kernels kTable = {
     ALIGNZOO_STRING(ALIGNZOO_ISA),
+    count_mask,
     {gae<float>, td_lambda_returns<float>, vtrace<float>, td_targets<float>, moments<float>,
      whiten<float>, policy_loss<float>, value_loss<float>, kl_penalty<float>, huber<float>},
     {gae<double>, td_lambda_returns<double>, vtrace<double>, td_targets<double>, moments<double>,

@@ -31,12 +31,14 @@ ALIGNZOO_HD PolicyTerm<F> policy_term(F ratio, F advantage, F low, F high, F dua
     F factor = zero - min(high, max(low, ratio)) * advantage;
     return {factor, factor, zero};
   } else {
-    F above = select(ratio > high, one, zero);
-    F below = max(select(ratio < low, one, zero), select(ratio > dual, one, zero));
-    F used = select(advantage > zero, min(high, ratio), min(dual, max(low, ratio)));
-    F clipped = select(advantage > zero, above, select(advantage < zero, below, zero));
-    F slope = select(clipped > zero, zero, zero - advantage);
-    return {zero - used * advantage, slope, clipped};
+    // Bounds of the ratio where a larger one would lower the loss, and where it would raise it.
+    const F lowest = select(advantage < zero, low, zero);
+    const F highest = select(advantage > zero, high, dual);
+    const F used = min(highest, max(lowest, ratio));
+    // Not `used != ratio`: a NaN is no clip, and its gradient is NaN.
+    const F clipped = select(used < ratio, one, select(used > ratio, one, zero));
+    return {zero - used * advantage, select(clipped > zero, zero, zero - advantage),
+            select(advantage == zero, zero, clipped)};
   }
 }
 
