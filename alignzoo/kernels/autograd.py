@@ -35,6 +35,15 @@ def _once_only(gradient: Tensor, *inputs: Tensor | None) -> Tensor:
     return result
 
 
+def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """gradient * upstream, without the work where a loss is the end of the graph."""
+    if torch.compiler.is_compiling() or type(gradient) is not Tensor:
+        return gradient * upstream
+    if upstream.ndim == 0 and upstream == 1:
+        return gradient
+    return torch.mul(gradient, upstream, out=_core.empty_like(gradient))
+
+
 class _Attach(torch.autograd.Function):
     """A value whose elementwise gradient by x is known. The backward pass only scales it."""
 
@@ -46,7 +55,7 @@ class _Attach(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         x, gradient = ctx.saved_tensors
-        return _once_only(gradient * upstream.detach(), x, upstream), None, None
+        return _once_only(_scaled(gradient, upstream.detach()), x, upstream), None, None
 
 
 def needs_gradient(x: object) -> bool:

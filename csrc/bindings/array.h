@@ -99,7 +99,7 @@ class Call {
 // Bytes that are 0 or 1, of a bool or integer array; other values are a ValueError.
 struct Bytes {
   Array array;
-  std::vector<uint8_t> converted;
+  std::unique_ptr<uint8_t[]> converted;
   const uint8_t* data = nullptr;
 };
 Bytes bytes_of(const Call& call, Array array);

@@ -7,6 +7,9 @@ namespace alignzoo::bindings {
 
 namespace py = pybind11;
 
+// An array of the same library, dtype and shape, contiguous, its elements not set.
+py::object empty_like(py::object array);
+
 py::object gae(py::object rewards, py::object values, py::object gamma, py::object gae_lambda,
                py::object mask, py::object terminated, py::object truncated, py::object bootstrap,
                py::object next_values, py::object cu_seqlens, py::object mask_mode);

@@ -45,6 +45,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("build_info", build_info);
   m.def("cuda_device_count", cuda_device_count);
   m.def("cuda_runtime_version", cuda_runtime_version);
+  m.def("empty_like", bindings::empty_like);
   m.def("gae", bindings::gae);
   m.def("discounted_returns", bindings::discounted_returns);
   m.def("td_lambda_returns", bindings::td_lambda_returns);
