@@ -33,6 +33,7 @@ py::dict build_info() {
   info["isa_compiled"] = cpu::compiled_isas();
   info["isa"] = cpu::kernels().isa;
   info["threads"] = bindings::num_threads();
+  info["pool"] = cpu::has_openmp() ? "torch" : "own";
   info["cuda_built"] = kCudaBuilt;
   return info;
 }

@@ -1,6 +1,8 @@
 // torch tensors, without torch's C++ library.
 #include "bindings/array.h"
 #include "bindings/dlpack.h"
+#include "cpu/kernels.h"
+#include "cpu/pool.h"
 
 namespace alignzoo::bindings {
 namespace {
@@ -38,10 +40,20 @@ Torch* load_torch() {
   return found.release();
 }
 
+// torch's OpenMP runtime is loaded by now; its threads become ours too.
+void share_threads() {
+  if (cpu::pool_setting() == cpu::PoolSetting::kOwn || cpu::adopt_openmp()) return;
+  if (cpu::pool_setting() == cpu::PoolSetting::kTorch) {
+    throw std::runtime_error(
+        "ALIGNZOO_POOL is 'torch', but this torch has no OpenMP runtime that can be shared; use "
+        "'auto' or 'own'");
+  }
+}
+
 // Kept for the life of the process, like the module itself.
 Torch* torch_if_loaded() {
   static Torch* torch = nullptr;
-  if (torch == nullptr) torch = load_torch();
+  if (torch == nullptr && (torch = load_torch()) != nullptr) share_threads();
   return torch;
 }
 

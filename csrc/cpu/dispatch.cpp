@@ -52,18 +52,18 @@ int read_num_threads() {
   return static_cast<int>(number);
 }
 
-void check_pool() {
+PoolSetting read_pool() {
   const char* text = std::getenv("ALIGNZOO_POOL");
-  if (text == nullptr || *text == '\0') return;
-  const std::string pool = text;
-  if (pool != "auto" && pool != "own") {
-    refuse("ALIGNZOO_POOL", text, "auto or own");
-  }
+  const std::string pool = text == nullptr || *text == '\0' ? "auto" : text;
+  if (pool == "auto") return PoolSetting::kAuto;
+  if (pool == "own") return PoolSetting::kOwn;
+  if (pool == "torch") return PoolSetting::kTorch;
+  refuse("ALIGNZOO_POOL", text, "auto, own or torch");
 }
 
 const Kernels& choose() {
   num_threads_setting();
-  check_pool();
+  pool_setting();
   const char* wanted = std::getenv("ALIGNZOO_ISA");
   if (wanted != nullptr && *wanted != '\0') {
     if (const Kernels* found = kernels_for(wanted)) return *found;
@@ -84,6 +84,11 @@ const Kernels& kernels() {
 
 int num_threads_setting() {
   static const int setting = read_num_threads();
+  return setting;
+}
+
+PoolSetting pool_setting() {
+  static const PoolSetting setting = read_pool();
   return setting;
 }
 

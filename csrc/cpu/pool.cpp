@@ -1,10 +1,13 @@
 #include "cpu/pool.h"
 
+#include <dlfcn.h>
+#include <link.h>
 #include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstring>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -86,13 +89,27 @@ class Pool {
 
 // A forked child has none of its parent's threads, and locks in any state: it gets a new pool, and
 // the parent's is left behind. Pools are never destroyed, because detached workers hold on to them.
+// The child leaves an adopted team alone too, whose threads it does not have either.
 std::atomic<Pool*> the_pool{nullptr};
+
+// GOMP_parallel(body, argument, threads, flags) of libgomp, which libomp and libiomp have as well.
+using TeamRunner = void (*)(void (*)(void*), void*, unsigned, unsigned);
+std::atomic<TeamRunner> the_team{nullptr};
+
+void forget_threads_after_fork() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    pthread_atfork(nullptr, nullptr, [] {
+      the_pool.store(nullptr);
+      the_team.store(nullptr);
+    });
+  });
+}
 
 Pool& pool() {
   Pool* current = the_pool.load();
   if (current == nullptr) {
-    static std::once_flag once;
-    std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); }); });
+    forget_threads_after_fork();
     Pool* fresh = new Pool;
     if (the_pool.compare_exchange_strong(current, fresh)) {
       current = fresh;
@@ -103,16 +120,50 @@ Pool& pool() {
   return *current;
 }
 
+// The OpenMP runtime that is loaded already, by whatever name; libraries loaded by Python are not
+// in the global scope, so it is looked for among all of them.
+int find_team(dl_phdr_info* info, size_t, void* found) {
+  const char* name = info->dlpi_name;
+  if (std::strstr(name, "libgomp") == nullptr && std::strstr(name, "libiomp") == nullptr &&
+      std::strstr(name, "libomp") == nullptr) {
+    return 0;
+  }
+  void* library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD);
+  if (library == nullptr) return 0;
+  void* symbol = dlsym(library, "GOMP_parallel");
+  std::memcpy(found, &symbol, sizeof symbol);
+  dlclose(library);
+  return symbol != nullptr;
+}
+
 }  // namespace
 
+bool adopt_openmp() {
+  TeamRunner found = nullptr;
+  dl_iterate_phdr(find_team, &found);
+  if (found != nullptr) {
+    forget_threads_after_fork();
+    the_team.store(found);
+  }
+  return found != nullptr;
+}
+
+bool has_openmp() { return the_team.load() != nullptr; }
+
 void run_blocks(int64_t blocks, int threads, void (*body)(void*, int64_t), void* context) {
-  int helpers = static_cast<int>(std::min<int64_t>(threads, blocks)) - 1;
+  const int helpers = static_cast<int>(std::min<int64_t>(threads, blocks)) - 1;
   if (helpers > 0) {
     Pool& shared = pool();
     std::unique_lock<std::mutex> turn(shared.turn, std::try_to_lock);
     if (turn.owns_lock()) {
       Job job{body, context, blocks};
-      shared.run(job, helpers);
+      if (const TeamRunner team = the_team.load()) {
+        // As many as ever, for a team that changes its size starts and stops threads.
+        team([](void* argument) { static_cast<Job*>(argument)->work(); }, &job,
+             static_cast<unsigned>(threads), 0);
+      } else {
+        shared.run(job, helpers);
+      }
       return;
     }
   }
