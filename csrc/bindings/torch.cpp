@@ -1,4 +1,8 @@
 // torch tensors, without torch's C++ library.
+#include <strings.h>
+
+#include <cstdlib>
+
 #include "bindings/array.h"
 #include "bindings/dlpack.h"
 #include "cpu/kernels.h"
@@ -40,10 +44,15 @@ Torch* load_torch() {
   return found.release();
 }
 
-// torch's OpenMP runtime is loaded by now; its threads become ours too.
+// torch's OpenMP runtime is loaded by now; its threads become ours too. Not where they sleep
+// between torch's operations: there our own contend with nobody, and a late one of ours costs a
+// block, while a team waits for all.
 void share_threads() {
-  if (cpu::pool_setting() == cpu::PoolSetting::kOwn || cpu::adopt_openmp()) return;
-  if (cpu::pool_setting() == cpu::PoolSetting::kTorch) {
+  const cpu::PoolSetting setting = cpu::pool_setting();
+  const char* policy = std::getenv("OMP_WAIT_POLICY");
+  const bool sleeping = policy != nullptr && strcasecmp(policy, "passive") == 0;
+  if (setting == cpu::PoolSetting::kOwn || (setting == cpu::PoolSetting::kAuto && sleeping)) return;
+  if (!cpu::adopt_openmp() && setting == cpu::PoolSetting::kTorch) {
     throw std::runtime_error(
         "ALIGNZOO_POOL is 'torch', but this torch has no OpenMP runtime that can be shared; use "
         "'auto' or 'own'");

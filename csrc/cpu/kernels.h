@@ -285,8 +285,9 @@ const char* compiled_isas();
 // ALIGNZOO_NUM_THREADS, 0 if unset. Throws std::runtime_error if it is no such number.
 int num_threads_setting();
 
-// ALIGNZOO_POOL: whose threads work. kAuto: those of torch's OpenMP runtime where torch is loaded,
-// else our own. kTorch is the same, but raises where torch has no such runtime.
+// ALIGNZOO_POOL: whose threads work. kTorch: those of torch's OpenMP runtime once torch is loaded,
+// our own before. kAuto: the same, but our own where OMP_WAIT_POLICY=PASSIVE lets torch's sleep,
+// and where torch has no such runtime.
 enum class PoolSetting { kAuto, kOwn, kTorch };
 PoolSetting pool_setting();
 

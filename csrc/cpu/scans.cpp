@@ -386,31 +386,6 @@ ScanFaults scan_rows(const ScanArgs<T>& args, int threads) {
   return faults;
 }
 
-// Horner's scheme from the last of a step's n rewards to its own; 16 steps at once where the row
-// has that many left behind them.
-template <class T>
-void td_targets_of(const TdTargetsArgs<T>& args, int64_t begin, int64_t end, int64_t row_end) {
-  const Wide<T> zero(T(0)), gamma(args.gamma);
-  int64_t t = begin;
-  for (; t + kLanes <= end && args.n_step - 1 <= row_end - (t + kLanes); t += kLanes) {
-    Wide<T> y = load(args.next_values + t + args.n_step - 1);
-    for (int64_t k = args.n_step - 1; k >= 0; --k) {
-      if (args.terminated) y = select(load_mask<T>(args.terminated + t + k, kLanes), zero, y);
-      y = fma(gamma, y, load(args.rewards + t + k));
-    }
-    store(args.targets + t, y);
-  }
-  for (; t < end; ++t) {
-    const int64_t horizon = t + smaller(row_end - t, args.n_step) - 1;
-    T y = args.next_values[horizon];
-    for (int64_t s = horizon; s >= t; --s) {
-      if (args.terminated && args.terminated[s]) y = T(0);
-      y = math::fma(args.gamma, y, args.rewards[s]);
-    }
-    args.targets[t] = y;
-  }
-}
-
 }  // namespace
 
 template <class T>
@@ -425,19 +400,10 @@ template <class T>
 ScanFaults vtrace(const ScanArgs<T>& args, int threads) {
   return scan_rows<VtraceRule<T>>(args, threads);
 }
-template <class T>
-void td_targets(const TdTargetsArgs<T>& args, int threads) {
-  const Tiles tiles(args.rows);
-  tiles.for_each(threads, [&](int64_t, int64_t row, int64_t begin, int64_t end) {
-    td_targets_of(args, begin, end, args.rows.end(row));
-  });
-}
-
 #define ALIGNZOO_INSTANTIATE(T)                                      \
   template ScanFaults gae<T>(const ScanArgs<T>&, int);               \
   template ScanFaults td_lambda_returns<T>(const ScanArgs<T>&, int); \
-  template ScanFaults vtrace<T>(const ScanArgs<T>&, int);            \
-  template void td_targets<T>(const TdTargetsArgs<T>&, int);
+  template ScanFaults vtrace<T>(const ScanArgs<T>&, int);
 ALIGNZOO_INSTANTIATE(float)
 ALIGNZOO_INSTANTIATE(double)
 #undef ALIGNZOO_INSTANTIATE
