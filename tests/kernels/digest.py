@@ -1,13 +1,16 @@
 """Run as a script: prints a digest of every kernel's bits, each with several options.
 
 With `errors` as its argument it prints how far each output and gradient is from the reference
-instead, on fewer rows. `test_determinism.py` runs it under several thread counts and instruction
-sets. Sizes are above those that run serially, so that the threads are really used; how many there
-are in the end is printed too.
+instead, on fewer rows; with `forked`, the digests of a child that is forked after a first round.
+`test_determinism.py` runs it under several thread counts and instruction sets. Sizes are above
+those that run serially, so that the threads are really used; how many there are in the end is
+printed too.
 """
 
 import hashlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -209,14 +212,27 @@ def largest_relative_error(case: Case, inputs: dict[str, np.ndarray]) -> float:
     return max(relative_error(*pair) for pair in pairs)
 
 
-def main() -> None:
-    wants_errors = sys.argv[1:] == ["errors"]
-    measure = largest_relative_error if wants_errors else digest
+def measured(measure: Callable[..., Any], num_rows: int) -> dict[str, Any]:
+    """The measure of every case in both dtypes."""
     found = {}
     for dtype in DTYPES:
-        inputs = make_inputs(dtype, ROWS_FOR_ERRORS if wants_errors else ROWS_FOR_DIGESTS)
+        inputs = make_inputs(dtype, num_rows)
         for i, one in enumerate(CASES):
             found[f"{i} {one.name} {dtype}"] = measure(one, inputs)
+    return found
+
+
+def main() -> None:
+    if sys.argv[1:] == ["errors"]:
+        print(json.dumps(measured(largest_relative_error, ROWS_FOR_ERRORS)))
+        return
+    found = measured(digest, ROWS_FOR_DIGESTS)
+    if sys.argv[1:] == ["forked"]:
+        if os.fork() != 0:
+            sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+        signal.alarm(60)  # ends a child that waits for its parent's threads
+        torch.set_num_threads(1)  # as in a data loader's worker: torch's own products would wait
+        found = measured(digest, ROWS_FOR_DIGESTS)
     tasks = Path("/proc/self/task")
     found["threads"] = len([*tasks.iterdir()]) if tasks.exists() else None
     print(json.dumps(found))
