@@ -1,4 +1,5 @@
 // The runner of blocks, callers on several threads at once, and forks between and during them.
+#include <dlfcn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -146,8 +147,14 @@ void concurrency_cases() {
   every_block_runs_once();
   const Work work;
   callers_at_once(work, quick ? 10 : 40);
-#if !defined(ALIGNZOO_TSAN)  // to it, threads that a fork left behind in the parent still run
-  forks(work);
+  if (may_fork) forks(work);
+#if !defined(ALIGNZOO_TSAN)  // it sees nothing of how an OpenMP runtime keeps its threads in step
+  if (dlopen("libgomp.so.1", RTLD_NOW) == nullptr) return;
+  now_running("adopt_openmp", "any", "libgomp");
+  if (!cpu::adopt_openmp()) fail("did not find the OpenMP runtime that is loaded");
+  every_block_runs_once();
+  callers_at_once(work, quick ? 10 : 40);
+  if (may_fork) forks(work);
 #endif
 }
 

@@ -178,6 +178,7 @@ const std::vector<const cpu::Kernels*>& instruction_sets();
 
 // Fewer and smaller cases: for emulators, and sanitizers that are slow.
 extern bool quick;
+extern bool may_fork;
 int64_t num_checks();
 
 template <class T>

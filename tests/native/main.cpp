@@ -42,8 +42,10 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     if (strcmp(argv[i], "--quick") == 0) {
       quick = true;
+    } else if (strcmp(argv[i], "--no-fork") == 0) {
+      may_fork = false;  // for emulators of user programs, which few survive
     } else {
-      fprintf(stderr, "usage: %s [--quick]\n", argv[0]);
+      fprintf(stderr, "usage: %s [--quick] [--no-fork]\n", argv[0]);
       return 2;
     }
   }

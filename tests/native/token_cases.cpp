@@ -215,9 +215,9 @@ void cases_of() {
 
 void token_cases() {
   for_each_tokens([](const Tokens& tokens, Random&) {
-    check_host("count_mask", tokens.shape, [&](Memory& memory) {
+    check("count_mask", tokens.shape, [&](Memory& memory) {
       const cpu::Rows rows = tokens.rows(memory);
-      const cpu::MaskCounts counts = cpu::count_mask(rows, tokens.mask_in(memory));
+      const cpu::MaskCounts counts = memory.kernels().count_mask(rows, tokens.mask_in(memory));
       const std::vector<uint8_t> live = tokens.live_rows();
       if (counts.tokens != tokens.num_kept()) fail("tokens is wrong");
       if (counts.rows != std::count(live.begin(), live.end(), 1)) fail("rows is wrong");
