@@ -101,6 +101,19 @@ def test_whitening_in_float32_errs_at_most_twice_as_much_as_torch(offset):
     assert_at_most_twice_the_error(kernels.masked_whiten(x)[0], peer, expected)
 
 
+@pytest.mark.parametrize("offset", [1e3, 1e6, 1e8])
+@pytest.mark.parametrize("is_first_apart", [False, True])
+def test_a_large_common_value_costs_no_more_digits_than_its_mean_has(offset, is_first_apart):
+    rng = np.random.default_rng(8)
+    x = offset + rng.normal(size=(64, 301))
+    x[0, : 16 if is_first_apart else 0] = 0.0
+    whitened, (_, _, m2) = kernels.masked_whiten(x)
+    expected, (_, _, true_m2) = reference.masked_whiten(x)
+    rounding = 4 * np.finfo(np.float64).eps * offset
+    assert_exact_to(whitened, expected, rounding, scale=1.0)
+    assert float(m2) == pytest.approx(true_m2, rel=rounding)
+
+
 @pytest.mark.parametrize(("length", "padding"), [(37, 91), (1031, 1100)])
 def test_padding_on_the_right_changes_no_bit_of_the_moments_or_the_values(length, padding):
     rng = np.random.default_rng(4)
