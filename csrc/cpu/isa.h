@@ -49,6 +49,17 @@ ALIGNZOO_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 ALIGNZOO_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 ALIGNZOO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Asks for the 16 elements that lie kAhead bytes behind `at`, or before it. The processor foresees
+// these reads too, but a loop with much arithmetic lets it look only a few vectors ahead.
+constexpr int64_t kAhead = 2048;
+template <class T>
+ALIGNZOO_INLINE void fetch(const T* at, int64_t distance = kAhead) {
+  const uintptr_t from = reinterpret_cast<uintptr_t>(at) + static_cast<uintptr_t>(distance);
+  for (uintptr_t line = 0; line < kLanes * sizeof(T); line += 64) {
+    __builtin_prefetch(reinterpret_cast<const void*>(from + line));
+  }
+}
+
 // Calls body(t, n) for the elements [t, t + n) of [begin, end), n being 16 but for the last.
 template <class Body>
 ALIGNZOO_INLINE void for_each_vector(int64_t begin, int64_t end, Body body) {

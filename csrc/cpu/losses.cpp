@@ -15,6 +15,8 @@ ALIGNZOO_INLINE void elementwise(const ElementwiseArgs<T>& args, int threads, Te
   auto body = [&](int64_t block) {
     const int64_t stop = smaller(args.size, (block + 1) * kTile);
     for_each_vector(block * kTile, stop, [&](int64_t i, int n) __attribute__((always_inline)) {
+      fetch(args.x + i);
+      if (args.y) fetch(args.y + i);
       const Wide<T> x = load_up_to(args.x + i, n);
       Wide<T> value, slope;
       term(args.y ? load_up_to(args.y + i, n) - x : x, value, slope);
@@ -43,6 +45,10 @@ LossSums value_loss(const ValueLossArgs<T>& args, int threads) {
   tiles.for_each(threads, [&](int64_t tile, int64_t, int64_t begin, int64_t end) {
     LaneSums<T, 2> sums;
     sums.over(begin, end, [&](int64_t t, int n) __attribute__((always_inline)) {
+      fetch(args.values + t);
+      fetch(args.returns + t);
+      if (args.clip) fetch(args.old_values + t);
+      if (args.mask) fetch(args.mask + t);
       const Mask<T> keep = load_mask<T>(args.mask ? args.mask + t : nullptr, n);
       const Wide<T> value = select(keep, load_up_to(args.values + t, n), zero);
       const Wide<T> target = select(keep, load_up_to(args.returns + t, n), zero);

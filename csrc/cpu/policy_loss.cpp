@@ -64,6 +64,10 @@ void policy_tile(const PolicyLossArgs<T>& args, const RowInfo* info, int64_t beg
   LaneSums<T, 6> sums;
   Wide<T> largest = zero;
   sums.over(begin, end, [&](int64_t t, int n) __attribute__((always_inline)) {
+    fetch(args.log_probs + t);
+    fetch(args.old_log_probs + t);
+    fetch(args.advantages + t);
+    if (args.mask) fetch(args.mask + t);
     const Mask<T> keep = load_mask<T>(args.mask ? args.mask + t : nullptr, n);
     const Wide<T> log_prob = select(keep, load_up_to(args.log_probs + t, n), zero);
     const Wide<T> old_log_prob = select(keep, load_up_to(args.old_log_probs + t, n), zero);

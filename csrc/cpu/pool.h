@@ -17,9 +17,9 @@ inline __attribute__((always_inline)) void parallel_for(int64_t blocks, int thre
       &body);
 }
 
-// From now on blocks are run by the OpenMP runtime that this process has loaded, torch's in general:
-// its threads are awake after a torch operation, and there is no second set to contend with. False
-// if there is none. A forked child runs its own again.
+// From now on blocks are run by the OpenMP runtime that this process has loaded, torch's in
+// general: its threads are awake after a torch operation, and there is no second set to contend
+// with. False if there is none. A forked child runs its own again.
 bool adopt_openmp();
 bool has_openmp();
 

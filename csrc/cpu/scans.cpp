@@ -164,6 +164,10 @@ class SegmentScan {
   static ALIGNZOO_INLINE Later<T> plain_block(const Rule& rule, const Segment<T>& segment,
                                               int64_t at, const Multipliers<T>& going_on,
                                               const Later<T>& later) {
+    fetch(segment.rewards + at, -kAhead);
+    if (segment.values) fetch(segment.values + at, -kAhead);
+    if (segment.log_probs) fetch(segment.log_probs + at, -kAhead);
+    if (segment.old_log_probs) fetch(segment.old_log_probs + at, -kAhead);
     Steps<T> steps;
     steps.at = at;
     steps.n = kLanes;

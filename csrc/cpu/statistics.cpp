@@ -17,6 +17,7 @@ Moments tile_moments(const T* x, const uint8_t* mask, int64_t begin, int64_t end
   const auto sum_of = [&](auto term) __attribute__((always_inline)) {
     F64 sum = zero;
     for_each_vector(begin, end, [&](int64_t t, int n) __attribute__((always_inline)) {
+      fetch(x + t);
       const Mask<double> keep = load_mask<double>(mask ? mask + t : nullptr, n);
       sum = sum + select(keep, term(widen(load_up_to(x + t, n))), zero);
     });
@@ -73,6 +74,7 @@ void whiten(const WhitenArgs<T>& args, int threads) {
   const F64 shift(args.shift), scale(args.scale), offset(args.offset);
   tiles.for_each(threads, [&](int64_t, int64_t, int64_t begin, int64_t end) {
     for_each_vector(begin, end, [&](int64_t t, int n) __attribute__((always_inline)) {
+      fetch(args.x + t);
       const Mask<T> keep = load_mask<T>(args.mask ? args.mask + t : nullptr, n);
       Wide<T> out;
       narrow(fma(widen(load_up_to(args.x + t, n)) - shift, scale, offset), out);
