@@ -56,8 +56,8 @@ void row_infos(const PolicyLossArgs<T>& args, const Tiles& tiles, int threads, T
 template <class T, math::PolicyKind kKind, Level kLevel>
 void policy_tile(const PolicyLossArgs<T>& args, const RowInfo* info, int64_t begin, int64_t end,
                  TileSums& out) {
-  const Wide<T> zero(T(0)), limit(T(math::kMaxLogRatio)), low(args.low), high(args.high),
-      dual(args.dual), row_ratio(info ? static_cast<T>(info->ratio) : T(0));
+  const Wide<T> zero(T(0)), limit(static_cast<T>(math::kMaxLogRatio)), low(args.low),
+      high(args.high), dual(args.dual), row_ratio(info ? static_cast<T>(info->ratio) : T(0));
   const double weight = info ? info->weight : 1.0;
   const Wide<T> gradient_scale(static_cast<T>(args.gradient_scale * weight));
   constexpr bool kSlopeByRow = kLevel == Level::kSequence && kKind != math::PolicyKind::kCispo;
