@@ -25,11 +25,13 @@ loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(*sorted(loaded - {"alignzoo"} - set(sys.stdlib_module_names)))
 """
 ONE_KERNEL = """
+import sys
 import numpy as np
 from alignzoo import kernels
 rewards = np.array([[0.0, 0.0, 1.0]], dtype=np.float32)
 advantages, returns = kernels.gae(rewards, np.zeros_like(rewards), gamma=1.0, gae_lambda=1.0)
 assert isinstance(advantages, np.ndarray) and advantages.tolist() == [[1.0, 1.0, 1.0]]
+assert "torch" not in sys.modules
 """
 LOAD_FINAL = """
 import sys

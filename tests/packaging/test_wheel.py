@@ -38,6 +38,10 @@ def test_the_wheel_holds_every_module_and_data_file_of_the_tree(archive, root):
     assert held - {core} == expected
 
 
+def test_a_wheel_without_cuda_is_under_two_megabytes(wheel):
+    assert wheel.stat().st_size < 2 << 20
+
+
 def test_the_wheel_holds_the_licence(info):
     assert "Permission is hereby granted" in info("licenses/LICENSE")
 
