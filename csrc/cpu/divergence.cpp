@@ -14,14 +14,15 @@ ALIGNZOO_INLINE void add_chunk(const S* a, const S* b, int64_t n, double inverse
                                math::DivergenceSums& row) {
   using T = Compute<S>;
   const T none = -static_cast<T>(__builtin_inf());
-  const Wide<T> zero(T(0)), factor(static_cast<T>(inverse_temperature * math::kLog2e)),
-      a_shift(finite_shift<T>(row.a_max)), b_shift(finite_shift<T>(row.b_max));
+  const Wide<T> zero(T(0));
+  const Powers<T> a_powers(row.a_max, inverse_temperature),
+      b_powers(row.b_max, inverse_temperature);
   Wide<T> a_sum = zero, b_sum = zero, weighted = zero, largest(none);
   auto take = [&](const Wide<T>& a_logits, const Wide<T>& b_logits) __attribute__((always_inline)) {
-    const Wide<T> x = a_logits - a_shift, y = b_logits - b_shift;
-    const Wide<T> power = math::exp2_nonpositive(x * factor);
+    const Wide<T> x = a_logits - a_powers.shift, y = b_logits - b_powers.shift;
+    const Wide<T> power = a_powers.of_distance(max(a_powers.lowest, x));
     a_sum = a_sum + power;
-    b_sum = b_sum + math::exp2_nonpositive(y * factor);
+    b_sum = b_sum + b_powers.of_distance(max(b_powers.lowest, y));
     const Wide<T> ratio = math::log_ratio(x, y);
     weighted = fma(power, ratio, weighted);
     largest = max(ratio, largest);

@@ -183,18 +183,22 @@ ALIGNZOO_INLINE T finite_shift(double largest) {
   return largest == -__builtin_inf() ? T(0) : static_cast<T>(largest);
 }
 
-// The exponents of 2 that logits stand for: (z - largest) log2(e) / temperature.
+// Powers e^{(z - largest) / temperature} of logits.
 template <class T>
-struct Exponents {
-  Wide<T> shift, factor;
+struct Powers {
+  Wide<T> shift, lowest, factor;
 
-  ALIGNZOO_INLINE Exponents(double largest, double inverse_temperature)
+  ALIGNZOO_INLINE Powers(double largest, double inverse_temperature)
       : shift(finite_shift<T>(largest)),
+        lowest(static_cast<T>(static_cast<double>(math::Exp2Constants<T>::kLowest) /
+                              (inverse_temperature * math::kLog2e))),
         factor(static_cast<T>(inverse_temperature * math::kLog2e)) {}
-  // Clamped from below, so that the product with a power of 0 is 0 even for -inf.
-  ALIGNZOO_INLINE Wide<T> operator()(const Wide<T>& z) const {
-    return max(Wide<T>(math::Exp2Constants<T>::kLowest), (z - shift) * factor);
+  // z - largest. Clamped from below, so that the product with a power of 0 is 0 even for -inf.
+  ALIGNZOO_INLINE Wide<T> distance(const Wide<T>& z) const { return max(lowest, z - shift); }
+  ALIGNZOO_INLINE Wide<T> of_distance(const Wide<T>& d) const {
+    return math::exp2_of_product(d, factor);
   }
+  ALIGNZOO_INLINE Wide<T> of(const Wide<T>& z) const { return of_distance(distance(z)); }
 };
 
 // Sums of one chunk as they grow, in two strands that take turns.
@@ -202,32 +206,34 @@ template <bool kWeighted, class T>
 struct ChunkSums {
   Wide<T> sum[2] = {Wide<T>(T(0)), Wide<T>(T(0))}, weighted[2] = {Wide<T>(T(0)), Wide<T>(T(0))};
 
-  ALIGNZOO_INLINE Wide<T> add(const Wide<T>& t, int strand) {
-    const Wide<T> power = math::exp2_in_range(t);
+  ALIGNZOO_INLINE Wide<T> add(const Wide<T>& z, const Powers<T>& powers, int strand) {
+    const Wide<T> distance = powers.distance(z);
+    const Wide<T> power = powers.of_distance(distance);
     sum[strand] = sum[strand] + power;
-    if constexpr (kWeighted) weighted[strand] = fma(power, t, weighted[strand]);
+    if constexpr (kWeighted) weighted[strand] = fma(power, distance, weighted[strand]);
     return power;
   }
   ALIGNZOO_INLINE double total() const { return static_cast<double>(sum_lanes(sum[0] + sum[1])); }
-  ALIGNZOO_INLINE void add_to(math::RowStatistics& row) const {
+  ALIGNZOO_INLINE void add_to(math::RowStatistics& row, double inverse_temperature) const {
     row.sum += total();
     if constexpr (kWeighted) {
-      row.weighted += math::kLn2 * static_cast<double>(sum_lanes(weighted[0] + weighted[1]));
+      const double distances = static_cast<double>(sum_lanes(weighted[0] + weighted[1]));
+      row.weighted += inverse_temperature * distances;
     }
   }
 };
 
-// The sums of n <= kChunk logits; powers, if not null, receives the terms of S (16 at a time: room
-// for the next multiple).
+// The sums of n <= kChunk logits; terms, if not null, receives those of S (16 at a time: room for
+// the next multiple).
 template <bool kWeighted, class S>
 ALIGNZOO_INLINE ChunkSums<kWeighted, Compute<S>> chunk_sums(const S* logits, int64_t n,
-                                                            const Exponents<Compute<S>>& exponents,
-                                                            Compute<S>* powers) {
+                                                            const Powers<Compute<S>>& powers,
+                                                            Compute<S>* terms) {
   using T = Compute<S>;
   ChunkSums<kWeighted, T> sums;
   auto take = [&](const Wide<T>& z, int64_t j, int strand) __attribute__((always_inline)) {
-    const Wide<T> power = sums.add(exponents(z), strand);
-    if (powers) store(powers + j, power);
+    const Wide<T> power = sums.add(z, powers, strand);
+    if (terms) store(terms + j, power);
   };
   int64_t j = 0;
   for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
@@ -249,7 +255,7 @@ ALIGNZOO_INLINE ChunkSums<kWeighted, Compute<S>> chunk_sums(const S* logits, int
 // loads from memory run beside the arithmetic.
 template <bool kWeighted, class S>
 ALIGNZOO_INLINE ChunkSums<kWeighted, Compute<S>> chunk_sums_and_next_max(
-    const S* logits, const Exponents<Compute<S>>& exponents, Compute<S>& next_max) {
+    const S* logits, const Powers<Compute<S>>& powers, Compute<S>& next_max) {
   using T = Compute<S>;
   ChunkSums<kWeighted, T> sums;
   const Wide<T> lowest(-static_cast<T>(__builtin_inf()));
@@ -259,7 +265,7 @@ ALIGNZOO_INLINE ChunkSums<kWeighted, Compute<S>> chunk_sums_and_next_max(
     for (int i = 0; i < 2; ++i) {
       const S* at = logits + j + i * kLanes;
       largest[i] = max(load_as_compute(at + kChunk), largest[i]);
-      sums.add(exponents(load_as_compute(at)), i);
+      sums.add(load_as_compute(at), powers, i);
     }
   }
   next_max = max_lanes(max(largest[0], largest[1]));
@@ -282,15 +288,15 @@ ALIGNZOO_INLINE math::RowStatistics row_statistics(const S* logits, int64_t voca
                        row.weighted);
       row.max = static_cast<double>(found);
     }
-    const Exponents<T> exponents(row.max, inverse_temperature);
+    const Powers<T> powers(row.max, inverse_temperature);
     ChunkSums<kWeighted, T> sums;
     if (n_next == kChunk) {
-      sums = chunk_sums_and_next_max<kWeighted>(logits + begin, exponents, found);
+      sums = chunk_sums_and_next_max<kWeighted>(logits + begin, powers, found);
     } else {
-      sums = chunk_sums<kWeighted>(logits + begin, n, exponents, static_cast<T*>(nullptr));
+      sums = chunk_sums<kWeighted>(logits + begin, n, powers, static_cast<T*>(nullptr));
       found = chunk_max(logits + begin + n, n_next);
     }
-    sums.add_to(row);
+    sums.add_to(row, inverse_temperature);
     after_chunk(begin / kChunk, row, sums);
   }
   return row;

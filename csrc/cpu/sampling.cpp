@@ -38,31 +38,31 @@ class Scratch {
   int64_t used_ = 0;
 };
 
-// The first index whose power carries the cumulative sum, `before` at the chunk's start, past the
+// The first index whose term carries the cumulative sum, `before` at the chunk's start, past the
 // threshold; where rounding let none do so, the last with any mass; -1 without mass.
 template <class T>
-ALIGNZOO_INLINE int64_t pick_in_chunk(const T* powers, int64_t n, double before, double threshold) {
+ALIGNZOO_INLINE int64_t pick_in_chunk(const T* terms, int64_t n, double before, double threshold) {
   constexpr int64_t kStretch = 8 * kLanes;
   double cumulative = before;
   int64_t j = 0;
   for (; j + kStretch <= n; j += kStretch) {
-    Wide<T> sum = load(powers + j);
-    for (int64_t k = kLanes; k < kStretch; k += kLanes) sum = sum + load(powers + j + k);
+    Wide<T> sum = load(terms + j);
+    for (int64_t k = kLanes; k < kStretch; k += kLanes) sum = sum + load(terms + j + k);
     const double next = cumulative + static_cast<double>(sum_lanes(sum));
     if (next > threshold) break;
     cumulative = next;
   }
   for (; j < n; j += kLanes) {
-    const double next = cumulative + static_cast<double>(sum_lanes(load(powers + j)));
+    const double next = cumulative + static_cast<double>(sum_lanes(load(terms + j)));
     if (next > threshold) break;
     cumulative = next;
   }
   for (int64_t i = j; i < n; ++i) {
-    cumulative += static_cast<double>(powers[i]);
-    if (cumulative > threshold && powers[i] > T(0)) return i;
+    cumulative += static_cast<double>(terms[i]);
+    if (cumulative > threshold && terms[i] > T(0)) return i;
   }
   for (int64_t i = n - 1; i >= 0; --i) {
-    if (powers[i] > T(0)) return i;
+    if (terms[i] > T(0)) return i;
   }
   return -1;
 }
@@ -108,13 +108,13 @@ template <class S>
 Drawn<Compute<S>> draw(const S* logits, int64_t vocabulary, double inverse_temperature,
                        double uniform, ChunkMass* chunks) {
   using T = Compute<S>;
-  alignas(64) T powers[kChunk];
+  alignas(64) T terms[kChunk];
   math::RowStatistics row;
   Place place{0, 0};
   if (vocabulary <= kChunk) {
     row.max = static_cast<double>(chunk_max(logits, vocabulary));
-    const Exponents<T> exponents(row.max, inverse_temperature);
-    row.sum = chunk_sums<false>(logits, vocabulary, exponents, powers).total();
+    const Powers<T> powers(row.max, inverse_temperature);
+    row.sum = chunk_sums<false>(logits, vocabulary, powers, terms).total();
     if (!is_distribution(row.max, row.sum)) return {-1, T(0)};
   } else {
     row = row_statistics<false>(
@@ -128,13 +128,13 @@ Drawn<Compute<S>> draw(const S* logits, int64_t vocabulary, double inverse_tempe
       return chunks[c].sum == 0 || shift == 0 ? chunks[c].sum
                                               : chunks[c].sum * math::exp_nonpositive(shift);
     });
-    const Exponents<T> exponents(row.max, inverse_temperature);
+    const Powers<T> powers(row.max, inverse_temperature);
     const int64_t begin = place.chunk * kChunk;
-    chunk_sums<false>(logits + begin, smaller(kChunk, vocabulary - begin), exponents, powers);
+    chunk_sums<false>(logits + begin, smaller(kChunk, vocabulary - begin), powers, terms);
   }
   const int64_t begin = place.chunk * kChunk;
   const int64_t picked =
-      pick_in_chunk(powers, smaller(kChunk, vocabulary - begin), place.before, uniform * row.sum);
+      pick_in_chunk(terms, smaller(kChunk, vocabulary - begin), place.before, uniform * row.sum);
   const int64_t id = picked >= 0 ? begin + picked : row_largest(logits, vocabulary).index;
   return drawn_at(logits, id, row.max, row.sum, inverse_temperature);
 }
@@ -159,9 +159,9 @@ Drawn<T> draw_cut(const S* logits, const SampleArgs<S, T>& args, double uniform,
   const WeighedRow<T> row{copy, masses, num_vectors, -max_lanes(Wide<T>(T(0)) - smallest),
                           max_lanes(largest)};
   if (magnitudes.has_nan() || !(row.largest > none && row.largest < -none)) return {-1, T(0)};
-  const Exponents<T> exponents(static_cast<double>(row.largest), args.inverse_temperature);
+  const Powers<T> powers(static_cast<double>(row.largest), args.inverse_temperature);
   for (int64_t v = 0; v < num_vectors; ++v) {
-    store(masses + v * kLanes, math::exp2_in_range(exponents(load(copy + v * kLanes))));
+    store(masses + v * kLanes, powers.of(load(copy + v * kLanes)));
   }
   cut_row(row, args.top_k, args.top_p);
 

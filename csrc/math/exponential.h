@@ -120,27 +120,20 @@ struct Exp2Constants<double> {
   }
 };
 
-constexpr double kLn2 = 0.69314718055994530942;
 constexpr double kLog2e = 1.44269504088896340736;
 
-// 2^t for t within [kLowest, 0] or NaN, a third cheaper than e^x. Error at most 1 ulp; e^x = 2^(x
-// log2 e) loses |x| 2^-24 (float) in the product besides.
+// e^{d / t} = 2^{d factor}, factor = log2(e) / t, for d factor within [kLowest, 0] or NaN: exactly
+// 0 at kLowest. The product is never rounded, so the error is 1 ulp and what `factor` itself lost.
 template <class F>
-ALIGNZOO_HD F exp2_in_range(F t) {
+ALIGNZOO_HD F exp2_of_product(F d, F factor) {
   using C = Exp2Constants<Element<F>>;
-  F shifted = t + F(C::kMagic);
-  F f = t - (shifted - F(C::kMagic));
+  F shifted = fma(d, factor, F(C::kMagic));
+  F f = fma(d, factor, F(C::kMagic) - shifted);
   F q = F(C::polynomial(C::kTerms - 1));
 #pragma GCC unroll 16
   for (int i = C::kTerms - 2; i >= 0; --i) q = fma(q, f, F(C::polynomial(i)));
   q = fma(q, f, F(Element<F>(1)));
   return q * low_bits_as_exponent(shifted);
-}
-
-// 2^t for t <= 0, -inf or NaN: exactly 0 at and below kLowest, NaN stays NaN.
-template <class F>
-ALIGNZOO_HD F exp2_nonpositive(F t) {
-  return exp2_in_range(max(F(Exp2Constants<Element<F>>::kLowest), t));
 }
 
 // e^x for any x. The largest results (within a factor of two of overflow) are already infinite.
