@@ -65,7 +65,9 @@ ALIGNZOO_INLINE unsigned bits_greater(const Wide<T>& a, const Wide<T>& b) {
                        : _mm256_movemask_pd(reinterpret_cast<__m256d>(above)));
 #else
     unsigned some = 0;
-    for (int lane = 0; lane < R::kPer; ++lane) some |= (above[lane] != 0 ? 1u : 0u) << lane;
+    for (int lane = 0; lane < R::kPer; ++lane) {
+      if (above[lane] != 0) some |= 1u << lane;
+    }
 #endif
 #endif
     bits |= some << (i * R::kPer);

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #if defined(__AVX2__)
@@ -124,18 +125,41 @@ ALIGNZOO_INLINE Wide<T> select(const Mask<T>& mask, const Wide<T>& a, const Wide
       [&](int i) __attribute__((always_inline)) { return mask.reg[i] ? a.reg[i] : b.reg[i]; });
 }
 
-// The second operand where the lanes are unordered, as in math/scalar.h.
+// The larger and the smaller of two registers, the second operand where lanes are unordered, as in
+// math/scalar.h. Written out, because compilers turn some of them into a comparison and a blend.
+#define ALIGNZOO_MAX_MIN(V, PREFIX, SUFFIX)                                        \
+  ALIGNZOO_INLINE V max_register(V a, V b) { return PREFIX##_max_##SUFFIX(a, b); } \
+  ALIGNZOO_INLINE V min_register(V a, V b) { return PREFIX##_min_##SUFFIX(a, b); }
+#if defined(__AVX2__)
+ALIGNZOO_MAX_MIN(__m128, _mm, ps)
+ALIGNZOO_MAX_MIN(__m128d, _mm, pd)
+ALIGNZOO_MAX_MIN(__m256, _mm256, ps)
+ALIGNZOO_MAX_MIN(__m256d, _mm256, pd)
+#if defined(__AVX512F__)
+ALIGNZOO_MAX_MIN(__m512, _mm512, ps)
+ALIGNZOO_MAX_MIN(__m512d, _mm512, pd)
+#endif
+#else
+template <class V>
+ALIGNZOO_INLINE V max_register(V a, V b) {
+  return a > b ? a : b;
+}
+template <class V>
+ALIGNZOO_INLINE V min_register(V a, V b) {
+  return a < b ? a : b;
+}
+#endif
+#undef ALIGNZOO_MAX_MIN
+
 template <class T>
 ALIGNZOO_INLINE Wide<T> max(const Wide<T>& a, const Wide<T>& b) {
-  return map_registers<T>([&](int i) __attribute__((always_inline)) {
-    return a.reg[i] > b.reg[i] ? a.reg[i] : b.reg[i];
-  });
+  return map_registers<T>(
+      [&](int i) __attribute__((always_inline)) { return max_register(a.reg[i], b.reg[i]); });
 }
 template <class T>
 ALIGNZOO_INLINE Wide<T> min(const Wide<T>& a, const Wide<T>& b) {
-  return map_registers<T>([&](int i) __attribute__((always_inline)) {
-    return a.reg[i] < b.reg[i] ? a.reg[i] : b.reg[i];
-  });
+  return map_registers<T>(
+      [&](int i) __attribute__((always_inline)) { return min_register(a.reg[i], b.reg[i]); });
 }
 
 template <class T>
@@ -291,37 +315,61 @@ ALIGNZOO_INLINE F32 broadcast_first(const F32& a) {
 }
 #endif
 
-// Lane 0 first, halves added until one is left: the one reduction tree there is.
+// Lanes combined: lane i with lane i + half, halves until one is left. The one reduction tree.
+#if defined(__AVX2__)
+template <class Op>
+ALIGNZOO_INLINE float fold_register(__m128 v, Op op) {
+  v = op(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(op(v, _mm_shuffle_ps(v, v, 1)));
+}
+template <class Op>
+ALIGNZOO_INLINE double fold_register(__m128d v, Op op) {
+  return _mm_cvtsd_f64(op(v, _mm_unpackhi_pd(v, v)));
+}
+template <class Op>
+ALIGNZOO_INLINE float fold_register(__m256 v, Op op) {
+  return fold_register(op(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)), op);
+}
+template <class Op>
+ALIGNZOO_INLINE double fold_register(__m256d v, Op op) {
+  return fold_register(op(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1)), op);
+}
+#if defined(__AVX512F__)
+template <class Op>
+ALIGNZOO_INLINE float fold_register(__m512 v, Op op) {
+  return fold_register(op(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)), op);
+}
+template <class Op>
+ALIGNZOO_INLINE double fold_register(__m512d v, Op op) {
+  return fold_register(op(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1)), op);
+}
+#endif
+#else
+template <class V, class Op>
+ALIGNZOO_INLINE auto fold_register(V v, Op op) {
+  using T = typename std::remove_reference<decltype(v[0])>::type;
+  for (int half = kRegisterBytes / static_cast<int>(sizeof(T)) / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) v[i] = op(T(v[i]), T(v[i + half]));
+  }
+  return T(v[0]);
+}
+#endif
+template <class T, class Op>
+ALIGNZOO_INLINE T fold_lanes(Wide<T> a, Op op) {
+  for (int half = Registers<T>::kCount / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) a.reg[i] = op(a.reg[i], a.reg[i + half]);
+  }
+  return fold_register(a.reg[0], op);
+}
 template <class T>
 ALIGNZOO_INLINE T sum_lanes(const Wide<T>& a) {
-  T lane[kLanes];
-  memcpy(lane, &a, sizeof lane);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lane[i] = lane[i] + lane[i + half];
-  }
-  return lane[0];
+  return fold_lanes(a, [](auto x, auto y) __attribute__((always_inline)) { return x + y; });
 }
-#if defined(__AVX2__)
-ALIGNZOO_INLINE float sum_lanes(const F32& a) {
-#if defined(__AVX512F__)
-  __m256 v = _mm256_add_ps(_mm512_castps512_ps256(a.reg[0]), _mm512_extractf32x8_ps(a.reg[0], 1));
-#else
-  __m256 v = _mm256_add_ps(a.reg[0], a.reg[1]);
-#endif
-  __m128 w = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  w = _mm_add_ps(w, _mm_movehl_ps(w, w));
-  return _mm_cvtss_f32(_mm_add_ss(w, _mm_shuffle_ps(w, w, 1)));
-}
-#endif
 // NaN lanes may be lost.
 template <class T>
 ALIGNZOO_INLINE T max_lanes(const Wide<T>& a) {
-  T lane[kLanes];
-  memcpy(lane, &a, sizeof lane);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-  }
-  return lane[0];
+  return fold_lanes(
+      a, [](auto x, auto y) __attribute__((always_inline)) { return max_register(x, y); });
 }
 
 // Loads and stores of 16 consecutive elements, at any address. Register by register: a copy of the
