@@ -76,7 +76,10 @@ class Clock:
         self.run = run
         self.calls = 0
         self.repeats = 1
-        once = min(self.seconds() for _ in range(3))  # the first call compiles, or fills caches
+        self.seconds()  # compiles, or fills caches
+        once = self.seconds()
+        if once < 0.1:
+            once = min(once, self.seconds())
         self.repeats = max(1, round(SHORTEST / max(once, 1e-7)))
 
     def seconds(self) -> float:
