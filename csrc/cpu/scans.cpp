@@ -28,6 +28,7 @@ struct Steps {
   int n;
   Mask<T> ended;
   Wide<T> reward, value, next_value;
+  Wide<T> ratio;  // vtrace alone
 };
 
 // What the steps before need to know of those behind: the next value, and y.
@@ -43,8 +44,9 @@ class GaeRule {
   explicit GaeRule(const ScanArgs<T>& args)
       : gamma_(args.gamma), carry_(args.gamma * args.lambda) {}
 
-  ALIGNZOO_INLINE Wide<T> multiplier(const Segment<T>&, const Steps<T>&) const { return carry_; }
-  ALIGNZOO_INLINE Wide<T> term(const Segment<T>&, const Steps<T>& s) const {
+  ALIGNZOO_INLINE void load_more(const Segment<T>&, Steps<T>&) const {}
+  ALIGNZOO_INLINE Wide<T> multiplier(const Steps<T>&) const { return carry_; }
+  ALIGNZOO_INLINE Wide<T> term(const Steps<T>& s) const {
     return math::td_error(s.reward, s.value, s.next_value, gamma_);
   }
   ALIGNZOO_INLINE void write(const Segment<T>& to, const Steps<T>& s, const Wide<T>& y,
@@ -67,8 +69,9 @@ class ReturnRule {
         gamma_of_value_(args.gamma * (1 - args.lambda)),
         carry_(args.gamma * args.lambda) {}
 
-  ALIGNZOO_INLINE Wide<T> multiplier(const Segment<T>&, const Steps<T>&) const { return carry_; }
-  ALIGNZOO_INLINE Wide<T> term(const Segment<T>&, const Steps<T>& s) const {
+  ALIGNZOO_INLINE void load_more(const Segment<T>&, Steps<T>&) const {}
+  ALIGNZOO_INLINE Wide<T> multiplier(const Steps<T>&) const { return carry_; }
+  ALIGNZOO_INLINE Wide<T> term(const Steps<T>& s) const {
     return fma(select(s.ended, gamma_, gamma_of_value_), s.next_value, s.reward);
   }
   ALIGNZOO_INLINE void write(const Segment<T>& to, const Steps<T>& s, const Wide<T>& y,
@@ -91,22 +94,22 @@ class VtraceRule {
         clip_c_(args.clip_c),
         clip_pg_rho_(args.clip_pg_rho) {}
 
-  ALIGNZOO_INLINE Wide<T> ratio(const Segment<T>& from, const Steps<T>& s) const {
-    return math::importance_ratio(load_up_to(from.log_probs + s.at, s.n),
-                                  load_up_to(from.old_log_probs + s.at, s.n));
+  ALIGNZOO_INLINE void load_more(const Segment<T>& from, Steps<T>& s) const {
+    s.ratio = math::importance_ratio(load_up_to(from.log_probs + s.at, s.n),
+                                     load_up_to(from.old_log_probs + s.at, s.n));
   }
-  ALIGNZOO_INLINE Wide<T> multiplier(const Segment<T>& from, const Steps<T>& s) const {
-    return carry_ * min(clip_c_, ratio(from, s));
+  ALIGNZOO_INLINE Wide<T> multiplier(const Steps<T>& s) const {
+    return carry_ * min(clip_c_, s.ratio);
   }
-  ALIGNZOO_INLINE Wide<T> term(const Segment<T>& from, const Steps<T>& s) const {
-    return min(clip_rho_, ratio(from, s)) * math::td_error(s.reward, s.value, s.next_value, gamma_);
+  ALIGNZOO_INLINE Wide<T> term(const Steps<T>& s) const {
+    return min(clip_rho_, s.ratio) * math::td_error(s.reward, s.value, s.next_value, gamma_);
   }
   ALIGNZOO_INLINE void write(const Segment<T>& to, const Steps<T>& s, const Wide<T>& y,
                              const Wide<T>& next_y) const {
     const Wide<T> next_target = s.next_value + select(s.ended, Wide<T>(T(0)), next_y);
     const Wide<T> error = math::td_error(s.reward, s.value, next_target, gamma_);
     store_up_to(to.returns + s.at, s.n, y + s.value);
-    store_up_to(to.advantages + s.at, s.n, min(clip_pg_rho_, ratio(to, s)) * error);
+    store_up_to(to.advantages + s.at, s.n, min(clip_pg_rho_, s.ratio) * error);
   }
 
  private:
@@ -134,7 +137,7 @@ class SegmentScan {
     const Rule rule = rule_;
     Later<T> later = later_;
     const Multipliers<T> going_on =
-        multipliers_of(Rule::kConstantMultiplier ? rule.multiplier({}, {}) : Wide<T>(T(0)));
+        multipliers_of(Rule::kConstantMultiplier ? rule.multiplier({}) : Wide<T>(T(0)));
     bool good = true;
     const int64_t last_block = (segment.size - 1) / kLanes * kLanes;
     const bool last_is_plain = segment.size == last_block + kLanes && !segment.ends_row;
@@ -175,11 +178,12 @@ class SegmentScan {
     steps.reward = load(segment.rewards + at);
     steps.value = segment.values ? load(segment.values + at) : Wide<T>(T(0));
     steps.next_value = shift_lanes<1>(steps.value, later.value);
-    const Wide<T> terms = rule.term(segment, steps);
+    rule.load_more(segment, steps);
+    const Wide<T> terms = rule.term(steps);
     if constexpr (Rule::kConstantMultiplier) {
       return finish(rule, segment, steps, going_on, terms, later);
     } else {
-      const Multipliers<T> multipliers = multipliers_of(rule.multiplier(segment, steps));
+      const Multipliers<T> multipliers = multipliers_of(rule.multiplier(steps));
       return finish(rule, segment, steps, multipliers, terms, later);
     }
   }
@@ -202,6 +206,7 @@ class SegmentScan {
     steps.reward = load_up_to(segment.rewards + at, steps.n);
     steps.value = segment.values ? load_up_to(segment.values + at, steps.n) : zero;
     steps.next_value = select(is_last, later.value, shift_lanes<1>(steps.value, later.value));
+    rule.load_more(segment, steps);
 
     const Mask<T> terminated = flagged(segment.terminated, segment.end_terminated, segment, steps);
     const Mask<T> truncated =
@@ -216,9 +221,9 @@ class SegmentScan {
     steps.next_value = select(terminated, zero, steps.next_value);
     steps.ended = terminated | truncated | row_ends;
 
-    const Wide<T> going_on = select(steps.ended, zero, rule.multiplier(segment, steps));
+    const Wide<T> going_on = select(steps.ended, zero, rule.multiplier(steps));
     return finish(rule, segment, steps, multipliers_of(select(exists, going_on, one)),
-                  select(exists, rule.term(segment, steps), zero), later);
+                  select(exists, rule.term(steps), zero), later);
   }
 
   const Rule& rule_;
@@ -383,8 +388,11 @@ ScanFaults scan_rows(const ScanArgs<T>& args, int threads) {
   const Rule rule(args);
   const int64_t per_block = larger(1, kTile / larger(1, args.rows.width));
   auto body = [&](int64_t block) {
-    const int64_t stop = smaller(args.rows.count, (block + 1) * per_block);
-    for (int64_t row = block * per_block; row < stop; ++row) scan_row(args, rule, row, faults);
+    const int64_t first = block * per_block, stop = smaller(args.rows.count, first + per_block);
+    for (int64_t i = first; i < stop; ++i) {
+      // In the direction in which a row's memory is read: tokens are gathered forwards.
+      scan_row(args, rule, args.mask ? i : first + stop - 1 - i, faults);
+    }
   };
   parallel_for(ceil_div(args.rows.count, per_block), threads, body);
   return faults;
