@@ -16,6 +16,7 @@ import platform
 import random
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,8 @@ def machine() -> Row:
     }
 
 
-def measure(options: argparse.Namespace) -> Row:
-    """Everything that was asked for."""
+def measure(options: argparse.Namespace, save: Callable[[Row], None]) -> Row:
+    """Everything that was asked for. What there is so far is saved after each part."""
     timing = Options(rounds=options.rounds, seconds=options.seconds)
     results: Row = {
         "date": datetime.date.today().isoformat(),
@@ -115,6 +116,12 @@ def measure(options: argparse.Namespace) -> Row:
         "vocabulary_sizes": VOCABULARIES,
     }
     began = time.monotonic()
+    for name, section in SECTIONS.items():
+        if name in options.sections:
+            results[name] = section(timing, options.short)
+            save(results)
+    if "mismatch" in options.sections:
+        results["mismatch"] = mismatch.measure(options.short)
     for name in options.cases or CASES:
         if not {"peers", "bandwidth"} & set(options.sections):
             break
@@ -126,13 +133,9 @@ def measure(options: argparse.Namespace) -> Row:
             results.setdefault("bandwidth", []).extend(beside_memory(name, made, timing))
         del made
         torch.compiler.reset()
-    torch.set_num_threads(options.threads)
-    for name, section in SECTIONS.items():
-        if name in options.sections:
-            results[name] = section(timing, options.short)
-    if "mismatch" in options.sections:
-        results["mismatch"] = mismatch.measure(options.short)
+        save(results)
     results["seconds"] = round(time.monotonic() - began)
+    save(results)
     return results
 
 
@@ -165,10 +168,13 @@ def main() -> None:
         be_short()
     random.seed(0)
     torch.manual_seed(0)
-    results = measure(options)
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"kernels-{results['date']}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    path = options.out / f"kernels-{datetime.date.today().isoformat()}.json"
+
+    def save(found: Row) -> None:
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+    results = measure(options, save)
     print(report.tables(results))
     try:
         report.plot(results, path.with_suffix(".svg"))
