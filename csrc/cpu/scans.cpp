@@ -83,12 +83,12 @@ void report(int64_t& slot, int64_t row) {
   }
 }
 
-// Asks for the tokens of the segment before `at`: read forwards within segments and backwards from
-// one to the next, they are no stream that the processor would foresee.
+// Asks for the tokens [begin, end). Rows are taken upwards and their segments downwards, which is
+// no stream that the processor would foresee.
 template <class T>
-ALIGNZOO_INLINE void fetch_before(const ScanArgs<T>& args, int64_t begin, int64_t at) {
+ALIGNZOO_INLINE void fetch_tokens(const ScanArgs<T>& args, int64_t begin, int64_t end) {
   constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
-  for (int64_t t = larger(begin, at - kSegment<T>); t < at; t += kLine) {
+  for (int64_t t = begin; t < end; t += kLine) {
     __builtin_prefetch(args.rewards + t);
     if (args.values) __builtin_prefetch(args.values + t);
     if (args.log_probs) __builtin_prefetch(args.log_probs + t);
@@ -98,8 +98,9 @@ ALIGNZOO_INLINE void fetch_before(const ScanArgs<T>& args, int64_t begin, int64_
 
 // A masked row, a segment at a time. `last` is its last unmasked token.
 template <class T, class Rule>
-bool scan_masked(const ScanArgs<T>& args, int64_t begin, int64_t last, Segment<T> end,
+bool scan_masked(const ScanArgs<T>& args, int64_t row, int64_t last, Segment<T> end,
                  SegmentScan<T, Rule>& scan) {
+  const int64_t begin = args.rows.begin(row);
   const bool as_zeros = args.mask_mode == MaskMode::kZero;
   Scratch<T> scratch;
   bool good = true;
@@ -110,7 +111,12 @@ bool scan_masked(const ScanArgs<T>& args, int64_t begin, int64_t last, Segment<T
     const bool whole = all_ones(args.mask + stop - size, size);
     const int64_t at =
         whole || as_zeros ? stop - size : start_of_last(args.mask, begin, stop, size);
-    fetch_before(args, begin, at);
+    if (at > begin) {
+      fetch_tokens(args, larger(begin, at - kSegment<T>), at);
+    } else {
+      const int64_t row_end = args.rows.end(row), tokens = args.rows.end(args.rows.count - 1);
+      fetch_tokens(args, row_end, smaller(tokens, row_end + kSegment<T>));
+    }
     Segment<T> there = segment_at(args, at, stop - at);
     there.ends_row = end.ends_row;
     there.end_terminated = end.end_terminated;
@@ -155,7 +161,7 @@ void scan_row(const ScanArgs<T>& args, const Rule& rule, int64_t row, ScanFaults
   whole.ends_row = true;
   whole.end_terminated = args.terminated && args.terminated_per_row && args.terminated[row];
   whole.end_truncated = args.truncated && args.truncated_per_row && args.truncated[row];
-  if (!(args.mask ? scan_masked(args, begin, last, whole, scan) : scan.run(whole))) {
+  if (!(args.mask ? scan_masked(args, row, last, whole, scan) : scan.run(whole))) {
     report(faults.cut_row, row);
   }
 }
