@@ -12,6 +12,46 @@
 namespace alignzoo::cpu {
 inline namespace ALIGNZOO_ISA {
 
+// x where a > b, else 0.
+template <class T>
+ALIGNZOO_INLINE Wide<T> where_greater(const Wide<T>& a, const Wide<T>& b, const Wide<T>& x) {
+  const Wide<T> zero(T(0));
+  return map_registers<T>([&](int i) __attribute__((always_inline)) {
+    return a.reg[i] > b.reg[i] ? x.reg[i] : zero.reg[i];
+  });
+}
+
+// Bit i says whether lane i of a is above that of b.
+template <class T>
+ALIGNZOO_INLINE unsigned bits_greater(const Wide<T>& a, const Wide<T>& b) {
+  using R = Registers<T>;
+  unsigned bits = 0;
+  for (int i = 0; i < R::kCount; ++i) {
+#if defined(__AVX512F__)
+    unsigned some;
+    if constexpr (sizeof(T) == 4) {
+      some = _mm512_cmp_ps_mask(a.reg[i], b.reg[i], _CMP_GT_OQ);
+    } else {
+      some = _mm512_cmp_pd_mask(a.reg[i], b.reg[i], _CMP_GT_OQ);
+    }
+#else
+    const auto above = a.reg[i] > b.reg[i];
+#if defined(__AVX2__)
+    const unsigned some = static_cast<unsigned>(
+        sizeof(T) == 4 ? _mm256_movemask_ps(reinterpret_cast<__m256>(above))
+                       : _mm256_movemask_pd(reinterpret_cast<__m256d>(above)));
+#else
+    unsigned some = 0;
+    for (int lane = 0; lane < R::kPer; ++lane) {
+      if (above[lane] != 0) some |= 1u << lane;
+    }
+#endif
+#endif
+    bits |= some << (i * R::kPer);
+  }
+  return bits;
+}
+
 // A row of logits and what each weighs, to be zeroed where it is cut off. Both have kLanes times
 // num_vectors elements, the last of them -inf and 0. `smallest` and `largest` are finite.
 template <class T>

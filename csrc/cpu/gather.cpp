@@ -1,5 +1,5 @@
 // The largest of each row, where it is, and one chosen element, in one read of the rows.
-#include "cpu/rows.h"
+#include "cpu/largest.h"
 
 namespace alignzoo::cpu {
 inline namespace ALIGNZOO_ISA {

@@ -9,7 +9,7 @@ namespace alignzoo::cpu {
 inline namespace ALIGNZOO_ISA {
 
 // Logits are taken in chunks of this many, counted from the row's start: the largest is found
-// first, and the exponentials are then summed from the first-level cache.
+// first, and the powers are then summed from the first-level cache.
 constexpr int64_t kChunk = 1024;
 
 // Asks for the cache line at an address, which may lie beyond an array's end.
@@ -35,46 +35,6 @@ ALIGNZOO_INLINE void for_each_row(const LogitRows& rows, int threads, Body body)
   });
 }
 
-// x where a > b, else 0.
-template <class T>
-ALIGNZOO_INLINE Wide<T> where_greater(const Wide<T>& a, const Wide<T>& b, const Wide<T>& x) {
-  const Wide<T> zero(T(0));
-  return map_registers<T>([&](int i) __attribute__((always_inline)) {
-    return a.reg[i] > b.reg[i] ? x.reg[i] : zero.reg[i];
-  });
-}
-
-// Bit i says whether lane i of a is above that of b.
-template <class T>
-ALIGNZOO_INLINE unsigned bits_greater(const Wide<T>& a, const Wide<T>& b) {
-  using R = Registers<T>;
-  unsigned bits = 0;
-  for (int i = 0; i < R::kCount; ++i) {
-#if defined(__AVX512F__)
-    unsigned some;
-    if constexpr (sizeof(T) == 4) {
-      some = _mm512_cmp_ps_mask(a.reg[i], b.reg[i], _CMP_GT_OQ);
-    } else {
-      some = _mm512_cmp_pd_mask(a.reg[i], b.reg[i], _CMP_GT_OQ);
-    }
-#else
-    const auto above = a.reg[i] > b.reg[i];
-#if defined(__AVX2__)
-    const unsigned some = static_cast<unsigned>(
-        sizeof(T) == 4 ? _mm256_movemask_ps(reinterpret_cast<__m256>(above))
-                       : _mm256_movemask_pd(reinterpret_cast<__m256d>(above)));
-#else
-    unsigned some = 0;
-    for (int lane = 0; lane < R::kPer; ++lane) {
-      if (above[lane] != 0) some |= 1u << lane;
-    }
-#endif
-#endif
-    bits |= some << (i * R::kPer);
-  }
-  return bits;
-}
-
 // The largest of n logits. NaN may be lost: it comes back through the sums.
 template <class S>
 ALIGNZOO_INLINE Compute<S> chunk_max(const S* logits, int64_t n) {
@@ -95,87 +55,6 @@ ALIGNZOO_INLINE Compute<S> chunk_max(const S* logits, int64_t n) {
              m0);
   }
   return max_lanes(max(max(m0, m1), max(m2, m3)));
-}
-
-// Lanes of the magnitudes of numbers as integers, which order NaN above all others.
-template <class T>
-struct Magnitudes {
-  using R = Registers<T>;
-  static constexpr typename BitsOf<T>::type kInfinity =
-      sizeof(T) == 4 ? 0x7f800000 : static_cast<typename BitsOf<T>::type>(0x7ff0000000000000);
-  typename R::Ints reg[R::kCount] = {};
-
-  ALIGNZOO_INLINE void add(const Wide<T>& x) {
-    const Wide<T> size = abs(x);
-    for (int i = 0; i < R::kCount; ++i) {
-      const auto bits = reinterpret_cast<typename R::Ints>(size.reg[i]);
-      reg[i] = bits > reg[i] ? bits : reg[i];
-    }
-  }
-  ALIGNZOO_INLINE bool has_nan() const {
-    bool found = false;
-    for (int i = 0; i < R::kCount; ++i) {
-      for (int lane = 0; lane < R::kPer; ++lane) found |= reg[i][lane] > kInfinity;
-    }
-    return found;
-  }
-};
-
-// The largest of n numbers, and whether one is NaN.
-template <class T>
-struct ChunkLargest {
-  T value;
-  bool has_nan;
-};
-template <class S>
-ALIGNZOO_INLINE ChunkLargest<Compute<S>> chunk_largest(const S* x, int64_t n) {
-  using T = Compute<S>;
-  const Wide<T> lowest(-static_cast<T>(__builtin_inf()));
-  Wide<T> largest[2] = {lowest, lowest};
-  Magnitudes<T> magnitudes[2];
-  int64_t j = 0;
-  for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      const Wide<T> v = load_as_compute(x + j + i * kLanes);
-      largest[i] = max(v, largest[i]);
-      magnitudes[i].add(v);
-    }
-  }
-  for (; j < n; j += kLanes) {
-    const int left = static_cast<int>(smaller(kLanes, n - j));
-    const Wide<T> v = load_first(x + j, left, -static_cast<T>(__builtin_inf()));
-    largest[0] = max(v, largest[0]);
-    magnitudes[0].add(v);
-  }
-  return {max_lanes(max(largest[0], largest[1])),
-          magnitudes[0].has_nan() || magnitudes[1].has_nan()};
-}
-
-// The largest of a row and the first index it has; NaN and the first NaN's where there is one.
-template <class T>
-struct Largest {
-  T value;
-  int64_t index;
-};
-template <class S>
-ALIGNZOO_INLINE Largest<Compute<S>> row_largest(const S* x, int64_t size) {
-  using T = Compute<S>;
-  ChunkLargest<T> largest{-static_cast<T>(__builtin_inf()), false};
-  int64_t begin_of_largest = 0;
-  for (int64_t begin = 0; begin < size && !largest.has_nan; begin += kChunk) {
-    const ChunkLargest<T> found = chunk_largest(x + begin, smaller(kChunk, size - begin));
-    if (found.value > largest.value || found.has_nan) {
-      largest = found;
-      begin_of_largest = begin;
-    }
-  }
-  const int64_t end = smaller(size, begin_of_largest + kChunk);
-  for (int64_t j = begin_of_largest; j < end; ++j) {
-    const T v = to_compute(x[j]);
-    if (largest.has_nan ? v != v : v == largest.value) return {v, j};
-  }
-  return {largest.value, begin_of_largest};
 }
 
 // What a row's logits are measured from: the largest so far, or 0 while all were -inf, whose

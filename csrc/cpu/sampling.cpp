@@ -4,7 +4,7 @@
 #include <cstdlib>
 
 #include "cpu/cut.h"
-#include "cpu/rows.h"
+#include "cpu/largest.h"
 #include "math/philox.h"
 
 namespace alignzoo::cpu {
@@ -139,12 +139,13 @@ Drawn<Compute<S>> draw(const S* logits, int64_t vocabulary, double inverse_tempe
   return drawn_at(logits, id, row.max, row.sum, inverse_temperature);
 }
 
-// A draw from what top-k and top-p leave of the row.
+// A copy of the row, padded to whole vectors, and the mass of each logit. `largest` is NaN where
+// the row holds one.
 template <class S, class T>
-Drawn<T> draw_cut(const S* logits, const SampleArgs<S, T>& args, double uniform, T* copy,
-                  T* masses) {
-  const int64_t vocabulary = args.rows.vocabulary, num_vectors = ceil_div(vocabulary, kLanes);
+ALIGNZOO_INLINE WeighedRow<T> weigh_row(const S* logits, int64_t vocabulary,
+                                        double inverse_temperature, T* copy, T* masses) {
   const T none = -static_cast<T>(__builtin_inf());
+  const int64_t num_vectors = ceil_div(vocabulary, kLanes);
   Wide<T> smallest(-none), largest(none);
   Magnitudes<T> magnitudes;
   for (int64_t v = 0; v < num_vectors; ++v) {
@@ -156,19 +157,30 @@ Drawn<T> draw_cut(const S* logits, const SampleArgs<S, T>& args, double uniform,
     magnitudes.add(z);
     store(copy + v * kLanes, z);
   }
-  const WeighedRow<T> row{copy, masses, num_vectors, -max_lanes(Wide<T>(T(0)) - smallest),
-                          max_lanes(largest)};
-  if (magnitudes.has_nan() || !(row.largest > none && row.largest < -none)) return {-1, T(0)};
-  const Powers<T> powers(static_cast<double>(row.largest), args.inverse_temperature);
+  WeighedRow<T> row{copy, masses, num_vectors, -max_lanes(Wide<T>(T(0)) - smallest),
+                    max_lanes(largest)};
+  if (magnitudes.has_nan()) row.largest = static_cast<T>(__builtin_nan(""));
+  const Powers<T> powers(static_cast<double>(row.largest), inverse_temperature);
   for (int64_t v = 0; v < num_vectors; ++v) {
     store(masses + v * kLanes, powers.of(load(copy + v * kLanes)));
   }
+  return row;
+}
+
+// A draw from what top-k and top-p leave of the row.
+template <class S, class T>
+Drawn<T> draw_cut(const S* logits, const SampleArgs<S, T>& args, double uniform, T* copy,
+                  T* masses) {
+  const int64_t vocabulary = args.rows.vocabulary;
+  const T none = -static_cast<T>(__builtin_inf());
+  const WeighedRow<T> row = weigh_row(logits, vocabulary, args.inverse_temperature, copy, masses);
+  if (!(row.largest > none && row.largest < -none)) return {-1, T(0)};
   cut_row(row, args.top_k, args.top_p);
 
   const double sum = measure_above(row, none).mass;
   const Place place = find_chunk(ceil_div(vocabulary, kChunk), uniform * sum, [&](int64_t c) {
     const WeighedRow<T> chunk{copy + c * kChunk, masses + c * kChunk,
-                              smaller(kChunk / kLanes, num_vectors - c * (kChunk / kLanes)),
+                              smaller(kChunk / kLanes, row.num_vectors - c * (kChunk / kLanes)),
                               row.smallest, row.largest};
     return measure_above(chunk, none).mass;
   });
