@@ -30,7 +30,7 @@ import report
 import torch
 from cases import CASES, Case
 from sections import SECTIONS, TOKEN_SIZES, VOCABULARIES
-from timing import Options, bandwidth_share, be_short, kept_memory, pair
+from timing import Options, bandwidth_share, be_short, copy_run, kept_memory, pair, read_run
 
 import alignzoo
 from alignzoo import _core
@@ -44,7 +44,12 @@ def beside_peers(name: str, case: Case, options: Options) -> list[Row]:
     """One row for each peer: times and the ratio, or why there is none."""
     rows = []
     for label, make in case.peers.items():
-        row: Row = {"case": name, "kernel": case.kernel, "workload": case.workload, "peer": label}
+        row: Row = {
+            "case": name,
+            "kernel": case.kernel,
+            "workload": case.workload,
+            "peer": label,
+        }
         row["aim"] = case.aims.get(label)
         try:
             row.update(pair(case.ours, make(), options).describe())
@@ -57,24 +62,22 @@ def beside_peers(name: str, case: Case, options: Options) -> list[Row]:
     return rows
 
 
-def beside_memory(name: str, case: Case, options: Options) -> list[Row]:
+def beside_memory(name: str, case: Case, outputs: str, options: Options) -> list[Row]:
     """The share of a copy's or a read's bandwidth, where the case names its bytes.
 
     Results as large as the inputs are measured twice: as fresh pages, and in memory used before, as
     the copy's is. The aim is about the latter.
     """
-    if case.num_bytes is None:
+    if case.num_bytes is None or (outputs == "reused" and not case.writes):
         return []
-    what = {"case": name, "kernel": case.kernel, "kind": case.bandwidth}
-    rows = []
-    for outputs in ("fresh", "reused") if case.writes else ("",):
-        with kept_memory() if outputs == "reused" else nullcontext():
-            found = bandwidth_share(case.ours, case.num_bytes, case.bandwidth, options)
-        workload = case.workload + (f", {outputs} results" if outputs else "")
-        aim = None if outputs == "fresh" else case.share
-        rows.append({**what, "workload": workload, "aim": aim, **found})
-        _progress(rows[-1])
-    return rows
+    with kept_memory() if outputs == "reused" else nullcontext():
+        found = bandwidth_share(case.ours, case.num_bytes, case.bandwidth, options)
+    row: Row = {"case": name, "kernel": case.kernel, "kind": case.bandwidth}
+    row["workload"] = case.workload + (f", {outputs} results" if case.writes else "")
+    row["aim"] = None if case.writes and outputs == "fresh" else case.share
+    row.update(found)
+    _progress(row)
+    return [row]
 
 
 def _progress(row: Row) -> None:
@@ -122,18 +125,21 @@ def measure(options: argparse.Namespace, save: Callable[[Row], None]) -> Row:
             save(results)
     if "mismatch" in options.sections:
         results["mismatch"] = mismatch.measure(options.short)
-    for name in options.cases or CASES:
-        if not {"peers", "bandwidth"} & set(options.sections):
-            break
-        made = CASES[name](options.short)
-        torch.set_num_threads(made.threads or options.threads)
-        if "peers" in options.sections:
-            results.setdefault("peers", []).extend(beside_peers(name, made, timing))
-        if "bandwidth" in options.sections:
-            results.setdefault("bandwidth", []).extend(beside_memory(name, made, timing))
-        del made
-        torch.compiler.reset()
-        save(results)
+    # Once memory has been kept, no result is quite fresh again, so those come last.
+    for outputs in ("fresh", "reused"):
+        for name in options.cases or CASES:
+            if not {"peers", "bandwidth"} & set(options.sections):
+                break
+            made = CASES[name](options.short)
+            torch.set_num_threads(made.threads or options.threads)
+            if "peers" in options.sections and outputs == "fresh":
+                results.setdefault("peers", []).extend(beside_peers(name, made, timing))
+            if "bandwidth" in options.sections:
+                rows = beside_memory(name, made, outputs, timing)
+                results.setdefault("bandwidth", []).extend(rows)
+            del made
+            torch.compiler.reset()
+            save(results)
     results["seconds"] = round(time.monotonic() - began)
     save(results)
     return results
@@ -144,8 +150,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}")
     parser.add_argument("--sections", nargs="+", choices=NAMES, help="default: all")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=21, help="pairs for each ratio")
-    parser.add_argument("--seconds", type=float, default=20, help="most for each ratio")
+    parser.add_argument("--rounds", type=int, default=15, help="pairs for each ratio")
+    parser.add_argument("--seconds", type=float, default=4, help="most for each ratio")
     parser.add_argument("--short", action="store_true", help="small sizes: does it run at all")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--tables", type=Path, metavar="FILE", help="only print its tables")
@@ -166,6 +172,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.short:
         be_short()
+    copy_run(), read_run()  # their buffers are the same ones, from the first case to the last
     random.seed(0)
     torch.manual_seed(0)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -31,9 +31,21 @@ def measure(small: bool) -> list[Row]:
         for name, model in _models(Path(folder)).items():
             for dtype in ("float32", "bfloat16"):
                 if model is None:
-                    rows.append({"model": name, "dtype": dtype, "absent": "ALIGNZOO_DATA: not set"})
+                    rows.append(
+                        {
+                            "model": name,
+                            "dtype": dtype,
+                            "absent": "ALIGNZOO_DATA: not set",
+                        }
+                    )
                 else:
-                    rows.append({"model": name, "dtype": dtype, **_mismatch(model, dtype, small)})
+                    rows.append(
+                        {
+                            "model": name,
+                            "dtype": dtype,
+                            **_mismatch(model, dtype, small),
+                        }
+                    )
     return rows
 
 
@@ -78,4 +90,7 @@ def _ratio(new: torch.Tensor, old: torch.Tensor, mask: torch.Tensor) -> dict[str
     """The largest distance of a ratio from 1, and what PPO would report of it at its first step."""
     _, stats = kernels.policy_loss(new, old, torch.ones_like(new), mask, clip_range=0.2)
     largest = torch.expm1((new - old).double()[mask]).abs().max()
-    return {"max_distance_from_1": float(largest), "approx_kl": float(stats["approx_kl"])}
+    return {
+        "max_distance_from_1": float(largest),
+        "approx_kl": float(stats["approx_kl"]),
+    }

@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 
-DISTRIBUTIONS = ("verl", "trl", "torchrl", "stable-baselines3", "openrlhf", "liger-kernel")
+DISTRIBUTIONS = (
+    "verl",
+    "trl",
+    "torchrl",
+    "stable-baselines3",
+    "openrlhf",
+    "liger-kernel",
+)
 
 
 class AbsentError(Exception):
@@ -65,7 +72,12 @@ def definition(distribution: str, file: str, name: str, **context: Any) -> Any:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
             node.decorator_list = []
-            names = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional, **vars(typing)}
+            names = {
+                "torch": torch,
+                "nn": torch.nn,
+                "F": torch.nn.functional,
+                **vars(typing),
+            }
             names.update(context)
             exec(compile(ast.Module([node], []), str(path), "exec"), names)
             return names[name]

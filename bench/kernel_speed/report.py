@@ -19,7 +19,12 @@ def tables(results: dict[str, Any]) -> str:
 def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
     if not rows:
         return ""
-    lines = [f"**{title}**", "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    lines = [
+        f"**{title}**",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|---" * len(header) + "|",
+    ]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
@@ -56,14 +61,24 @@ def aims(results: dict[str, Any]) -> list[Row]:
             what = f"{row['kernel']}, {row['workload']}, over {row['peer']}"
             met = row["median"] >= row["aim"]
             found.append(
-                {"what": what, "aim": f">= {row['aim']:g}x", "got": interval(row), "met": met}
+                {
+                    "what": what,
+                    "aim": f">= {row['aim']:g}x",
+                    "got": interval(row),
+                    "met": met,
+                }
             )
     for row in results.get("bandwidth", []):
         if row.get("aim") is not None:
             what = f"{row['kernel']}, {row['workload']}, share of {row['kind']} bandwidth"
             met = row["median"] >= row["aim"]
             found.append(
-                {"what": what, "aim": f">= {row['aim']}", "got": interval(row), "met": met}
+                {
+                    "what": what,
+                    "aim": f">= {row['aim']}",
+                    "got": interval(row),
+                    "met": met,
+                }
             )
     for row in results.get("overhead", []):
         if row["aim"] is not None:
@@ -94,14 +109,29 @@ def _peers(results: dict[str, Any]) -> str:
             rows.append([row["kernel"], row["workload"], row["peer"], "", "", row["absent"]])
         else:
             ours, other = time(row["ours_us"]), time(row["other_us"])
-            rows.append([row["kernel"], row["workload"], row["peer"], ours, other, interval(row)])
+            rows.append(
+                [
+                    row["kernel"],
+                    row["workload"],
+                    row["peer"],
+                    ours,
+                    other,
+                    interval(row),
+                ]
+            )
     header = ["kernel", "workload", "peer", "ours", "peer's", "times as fast"]
     return _table("Beside other libraries", header, rows)
 
 
 def _bandwidth(results: dict[str, Any]) -> str:
     rows = [
-        [row["kernel"], row["workload"], number(row["gb_per_second"]), row["kind"], interval(row)]
+        [
+            row["kernel"],
+            row["workload"],
+            number(row["gb_per_second"]),
+            row["kind"],
+            interval(row),
+        ]
         for row in results.get("bandwidth", [])
     ]
     header = ["kernel", "workload", "GB/s", "beside a", "share of its bandwidth"]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import Rows, Tokens, Update, torch_sample
+from logit_cases import torch_sample
 from peers import module
 from timing import Clock, Options, Run, median_interval, pair, significant
+from workloads import Rows, Tokens, Update
 
 from alignzoo import kernels
 from alignzoo.kernels import linear, torch_ops
@@ -32,7 +33,12 @@ def _seconds(run: Run, rounds: int) -> dict[str, float]:
 def token_sizes(options: Options, small: bool) -> list[Row]:
     """Nanoseconds a token of scans and losses over the number of tokens, in rows of 512 and one."""
     rows = []
-    for name, make in {"gae": _gae, "vtrace": _vtrace, "policy_loss": _policy, "k3": _k3}.items():
+    for name, make in {
+        "gae": _gae,
+        "vtrace": _vtrace,
+        "policy_loss": _policy,
+        "k3": _k3,
+    }.items():
         for length in (512, None):
             found = []
             for size in TOKEN_SIZES[: 2 if small else None]:
@@ -47,7 +53,11 @@ def _gae(num_rows: int, length: int) -> Run:
     x = Tokens(num_rows, length)
     n = x.copies
     return lambda i: kernels.gae(
-        x.rewards[i % n], x.values[i % n], gamma=0.99, gae_lambda=0.95, mask=x.masks[i % n]
+        x.rewards[i % n],
+        x.values[i % n],
+        gamma=0.99,
+        gae_lambda=0.95,
+        mask=x.masks[i % n],
     )
 
 
@@ -149,7 +159,8 @@ def overhead(options: Options, small: bool) -> list[Row]:
         ),
         "policy_loss, four tensors, forward and backward": (
             lambda _: torch.autograd.grad(
-                kernels.policy_loss(leaf, old, advantages, mask, clip_range=0.2)[0], leaf
+                kernels.policy_loss(leaf, old, advantages, mask, clip_range=0.2)[0],
+                leaf,
             ),
             None,
         ),
@@ -180,12 +191,18 @@ def decoding(options: Options, small: bool) -> list[Row]:
         return out
 
     draws: dict[str, tuple[Run, float | None]] = {
-        "sample_tokens": (lambda i: kernels.sample_tokens(logits, seed=1, offset=i), 0.1),
+        "sample_tokens": (
+            lambda i: kernels.sample_tokens(logits, seed=1, offset=i),
+            0.1,
+        ),
         "sample_tokens, top_k 50, top_p 0.9": (
             lambda i: kernels.sample_tokens(logits, seed=1, offset=i, top_k=50, top_p=0.9),
             None,
         ),
-        "torch softmax, multinomial, log_softmax": (lambda _: torch_sample(logits), None),
+        "torch softmax, multinomial, log_softmax": (
+            lambda _: torch_sample(logits),
+            None,
+        ),
     }
     rows = []
     for name, (draw, aim) in draws.items():
@@ -231,9 +248,19 @@ def memory(options: Options, small: bool) -> list[Row]:
     plans = [("alignzoo", sizes), ("trl", fewer), ("torch", fewer)]
     rows: list[Row] = []
     for side, (num_rows, vocabulary, width) in plans:
-        row: Row = {"side": side, "rows": num_rows, "vocabulary": vocabulary, "width": width}
+        row: Row = {
+            "side": side,
+            "rows": num_rows,
+            "vocabulary": vocabulary,
+            "width": width,
+        }
         command = [sys.executable, str(HERE / "memory_side.py"), side]
-        command += [str(num_rows), str(vocabulary), str(width), str(torch.get_num_threads())]
+        command += [
+            str(num_rows),
+            str(vocabulary),
+            str(width),
+            str(torch.get_num_threads()),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             row["peak_extra_mb"] = significant(int(done.stdout) / 2**20)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ rotated_bytes = 128 << 20  # far beyond any cache
 class Options:
     """How long to measure: pairs, and seconds after which no further pair is begun."""
 
-    rounds: int = 21
-    seconds: float = 20.0
+    rounds: int = 15
+    seconds: float = 4.0
     fewest: int = 5
 
 
@@ -107,6 +108,7 @@ def pair(ours: Run, other: Run, options: Options) -> Pairs:
     return Pairs(*times)
 
 
+@cache
 def copy_run() -> tuple[Run, int]:
     """A copy between two buffers that exist, by torch's threads, and the bytes it moves."""
     source = torch.rand(rotated_bytes // 4)
@@ -115,6 +117,7 @@ def copy_run() -> tuple[Run, int]:
     return lambda _: target.copy_(source), 2 * rotated_bytes
 
 
+@cache
 def read_run() -> tuple[Run, int]:
     """A read of one buffer, and the bytes it moves: the faster of torch's sum and largest."""
     source = torch.rand(rotated_bytes // 4)
