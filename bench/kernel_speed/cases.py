@@ -1,9 +1,9 @@
 """All cases by name, in the order in which they are measured and shown."""
 
-import large_cases
-import logit_cases
-import loss_cases
-import scan_cases
+import time_large
+import time_logits
+import time_losses
+import time_scans
 from workloads import CASES, Case
 
-__all__ = ["CASES", "Case", "large_cases", "logit_cases", "loss_cases", "scan_cases"]
+__all__ = ["CASES", "Case", "time_large", "time_logits", "time_losses", "time_scans"]

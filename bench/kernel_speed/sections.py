@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from logit_cases import torch_sample
 from peers import module
+from time_logits import torch_sample
 from timing import Clock, Options, Run, median_interval, pair, significant
 from workloads import Rows, Tokens, Update
 

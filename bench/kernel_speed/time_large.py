@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from scan_cases import GAE, GAMMA, LAMBDA
+from time_scans import GAE, GAMMA, LAMBDA
 from timing import Run
 from workloads import Case, Tokens, case
 
