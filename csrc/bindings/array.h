@@ -118,6 +118,10 @@ struct Output {
     return reinterpret_cast<T*>(data);
   }
 };
+// None where nothing was made.
+inline py::object object_or_none(const Output& out) {
+  return out.object ? out.object : py::object(py::none());
+}
 Output make_output(Library library, DType dtype, const Shape& shape);
 Output make_scalar(Library library, DType dtype, double value);
 

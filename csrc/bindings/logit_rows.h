@@ -19,10 +19,6 @@ std::vector<int64_t> row_indices(const Call& call, const char* name, py::handle 
 // The leading dimensions of [..., V].
 Shape leading(const Array& logits);
 
-inline py::object object_or_none(const Output& out) {
-  return out.object ? out.object : py::object(py::none());
-}
-
 // The dtype that statistics of logits come back in.
 DType statistics_dtype(DType dtype);
 

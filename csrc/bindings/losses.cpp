@@ -34,8 +34,6 @@ cpu::MaskCounts counts_of(const Call& call, const cpu::Rows& rows, const Bytes& 
   return counts;
 }
 
-py::object none_or(const Output& out) { return out.object ? out.object : py::object(py::none()); }
-
 }  // namespace
 
 py::object policy_loss(py::object log_probs_in, py::object old_log_probs_in,
@@ -127,7 +125,7 @@ py::object policy_loss(py::object log_probs_in, py::object old_log_probs_in,
   stats["ratio_max"] = scalar(sums.ratio_max);
   stats["ess"] =
       scalar(counts.tokens > 0 ? sums.ratio * sums.ratio / (tokens * sums.ratio_squared) : 0.0);
-  return py::make_tuple(scalar(sums.loss / denominator), none_or(gradient), stats);
+  return py::make_tuple(scalar(sums.loss / denominator), object_or_none(gradient), stats);
 }
 
 py::object value_loss(py::object values_in, py::object old_values_in, py::object returns_in,
@@ -177,7 +175,7 @@ py::object value_loss(py::object values_in, py::object old_values_in, py::object
   py::dict stats;
   stats["clip_frac"] = make_scalar(values.library, values.dtype, sums.clipped / tokens).object;
   return py::make_tuple(make_scalar(values.library, values.dtype, sums.loss / denominator).object,
-                        none_or(gradient), stats);
+                        object_or_none(gradient), stats);
 }
 
 namespace {
@@ -198,7 +196,7 @@ py::object elementwise(const Array& x, const Array& y, int estimator, double del
     Unlocked unlocked(work);
     kernel(kernels, args, threads);
   });
-  return py::make_tuple(value.object, none_or(gradient));
+  return py::make_tuple(value.object, object_or_none(gradient));
 }
 
 }  // namespace

@@ -44,7 +44,6 @@ Layout layout_of(const Call& call, const Array& array, py::handle cu_seqlens, bo
   }
   out.rows.count = bounds.size() - 1;
   out.rows.offsets = out.offsets.data();
-  out.packed = true;
   return out;
 }
 

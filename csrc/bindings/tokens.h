@@ -9,7 +9,6 @@ namespace alignzoo::bindings {
 struct Layout {
   cpu::Rows rows;
   std::vector<int64_t> offsets;  // what rows.offsets points to, where packed
-  bool packed = false;
 };
 
 // The layout of `array`. Without cu_seqlens an array that is not [B, T] is an error, or with
@@ -20,11 +19,6 @@ Layout layout_of(const Call& call, const Array& array, py::handle cu_seqlens, bo
 template <class Body>
 auto by_type(DType dtype, Body body) {
   return dtype == DType::kFloat32 ? body(float{}) : body(double{});
-}
-
-template <class T>
-const T* data_or_null(const Array& array) {
-  return array.as<const T>();
 }
 
 }  // namespace alignzoo::bindings

@@ -120,6 +120,15 @@ ALIGNZOO_INLINE F64 widen(const F32& a) {
   return out;
 }
 
+// Notes a row at fault; -1 is none. The lowest row wins, whichever thread finds its own first.
+ALIGNZOO_INLINE void report_row(int64_t& slot, int64_t row) {
+  int64_t seen = __atomic_load_n(&slot, __ATOMIC_RELAXED);
+  while (
+      (seen < 0 || row < seen) &&
+      !__atomic_compare_exchange_n(&slot, &seen, row, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+}
+
 // The lanes of a, rounded to T.
 ALIGNZOO_INLINE void narrow(const F64& a, F64& out) { out = a; }
 ALIGNZOO_INLINE void narrow(const F64& a, F32& out) {

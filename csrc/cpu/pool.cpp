@@ -52,7 +52,6 @@ class Pool {
   }
 
   std::mutex turn;  // held by the caller whose job is running
-  int size() const { return size_.load(); }
 
  private:
   // False where the system refuses: the caller then does without.
@@ -168,11 +167,6 @@ void run_blocks(int64_t blocks, int threads, void (*body)(void*, int64_t), void*
     }
   }
   for (int64_t block = 0; block < blocks; ++block) body(context, block);
-}
-
-int num_workers() {
-  Pool* current = the_pool.load();
-  return current == nullptr ? 0 : current->size();
 }
 
 }  // namespace alignzoo::cpu

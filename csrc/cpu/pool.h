@@ -23,7 +23,4 @@ inline __attribute__((always_inline)) void parallel_for(int64_t blocks, int thre
 bool adopt_openmp();
 bool has_openmp();
 
-// Threads that were started so far in this process, for build_info().
-int num_workers();
-
 }  // namespace alignzoo::cpu

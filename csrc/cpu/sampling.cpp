@@ -199,15 +199,6 @@ Drawn<Compute<S>> take_largest(const S* logits, int64_t vocabulary) {
   return {finite ? largest.index : -1, Compute<S>(0)};
 }
 
-// The lowest of the row numbers reported; -1 for none.
-ALIGNZOO_INLINE void report_bad(int64_t row, int64_t& first) {
-  int64_t seen = __atomic_load_n(&first, __ATOMIC_RELAXED);
-  while (
-      (seen < 0 || row < seen) &&
-      !__atomic_compare_exchange_n(&first, &seen, row, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-  }
-}
-
 }  // namespace
 
 template <class S, class T>
@@ -235,7 +226,7 @@ void sample_tokens(SampleArgs<S, T>& args, int threads) {
                  : draw(logits, vocabulary, args.inverse_temperature, uniform, chunks);
       args.ids[row] = drawn.id;
       args.log_probs[row] = drawn.log_prob;
-      if (drawn.id < 0) report_bad(row, args.bad_row);
+      if (drawn.id < 0) report_row(args.bad_row, row);
     }
   });
 }

@@ -74,15 +74,6 @@ void scatter(const Segment<T>& from, const uint8_t* mask, bool as_zeros, const S
   put(from.returns, to.returns);
 }
 
-// The lowest row wins, whichever thread finds its own first.
-void report(int64_t& slot, int64_t row) {
-  int64_t seen = __atomic_load_n(&slot, __ATOMIC_RELAXED);
-  while (
-      (seen < 0 || row < seen) &&
-      !__atomic_compare_exchange_n(&slot, &seen, row, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-  }
-}
-
 // Asks for the tokens [begin, end). Rows are taken upwards and their segments downwards, which is
 // no stream that the processor would foresee.
 template <class T>
@@ -153,7 +144,7 @@ void scan_row(const ScanArgs<T>& args, const Rule& rule, int64_t row, ScanFaults
   if (last < begin) return;
   if (args.mask && args.mask_mode == MaskMode::kPrefix &&
       count_nonzero(args.mask + begin, last + 1 - begin) <= last - begin) {
-    return report(faults.hole_row, row);
+    return report_row(faults.hole_row, row);
   }
   SegmentScan<T, Rule> scan(rule, args.bootstrap != nullptr,
                             args.bootstrap ? args.bootstrap[row] : T(0));
@@ -162,7 +153,7 @@ void scan_row(const ScanArgs<T>& args, const Rule& rule, int64_t row, ScanFaults
   whole.end_terminated = args.terminated && args.terminated_per_row && args.terminated[row];
   whole.end_truncated = args.truncated && args.truncated_per_row && args.truncated[row];
   if (!(args.mask ? scan_masked(args, row, last, whole, scan) : scan.run(whole))) {
-    report(faults.cut_row, row);
+    report_row(faults.cut_row, row);
   }
 }
 
