@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alignzoo import kernels as kernels
+    from alignzoo import objectives as objectives
+    from alignzoo import options as options
     from alignzoo.algorithm import Algorithm as Algorithm
     from alignzoo.algorithm import Column as Column
     from alignzoo.algorithm import Gradient as Gradient
@@ -56,7 +58,7 @@ _HOMES = {
     "trainer": "Trainer",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = ("kernels",)
+_MODULES = ("kernels", "objectives", "options")
 
 __all__ = sorted([*_HOME_OF, *_MODULES, "__version__"])
 

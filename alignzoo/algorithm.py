@@ -117,6 +117,20 @@ class Loss:
     metrics: Mapping[str, MetricValue] = field(default_factory=dict)
     stop: bool = False
 
+    def __add__(self, other: Loss) -> Loss:
+        """Returns the sum of two terms, with the metrics of both."""
+        if not isinstance(other, Loss):
+            return NotImplemented
+        twice = sorted(self.metrics.keys() & other.metrics.keys())
+        if twice:
+            raise ValueError(f"two terms of a loss both report {', '.join(twice)}; rename one")
+        metrics = {**self.metrics, **other.metrics}
+        return Loss(self.value + other.value, metrics, self.stop or other.stop)
+
+    def __rmul__(self, factor: float) -> Loss:
+        """Returns the term `factor` times as heavy; its metrics are those of the term itself."""
+        return Loss(factor * self.value, self.metrics, self.stop)
+
 
 LossFunction = Callable[["RolloutBatch", "PolicyOutput"], Loss]
 
@@ -164,26 +178,53 @@ class Learner(Protocol):
         With `size=None` each is the whole batch, in order.
         """
 
-    def evaluate(self, batch: RolloutBatch, policy: Policy | None = None) -> PolicyOutput:
-        """Returns the output of the policy, or of a snapshot, on `batch`, without autograd."""
+    def evaluate(
+        self, batch: RolloutBatch, policy: Policy | None = None, *, needs: Needs | None = None
+    ) -> PolicyOutput:
+        """Returns the output of the policy, or of a snapshot, on `batch`, without autograd.
+
+        Here and below `needs` stands in for the algorithm's own in this one call, where a part of
+        an update looks at more: `dataclasses.replace(self.needs, logits=True)`.
+        """
 
     def reference_log_probs(self, batch: RolloutBatch) -> Tensor:
         """Returns the frozen reference's log-probs of the responses, [B, T]."""
 
-    def gradient(self, batch: RolloutBatch, loss: LossFunction) -> Gradient:
+    def gradient(
+        self, batch: RolloutBatch, loss: LossFunction, *, needs: Needs | None = None
+    ) -> Gradient:
         """Returns the gradient of `loss` over the minibatch, micro-batch by micro-batch."""
+
+    def hessian_vector(
+        self,
+        batch: RolloutBatch,
+        loss: LossFunction,
+        vector: Tensor,
+        *,
+        group: int | None = None,
+        needs: Needs | None = None,
+    ) -> Tensor:
+        """Returns the Hessian of `loss` times `vector`, micro-batch by micro-batch.
+
+        The loss must be in plain torch, such as of `out.logits`: the kernels differentiate once.
+        """
 
     def apply(self, gradient: Gradient) -> StepResult:
         """Clips and takes one optimiser step, or skips it where the gradient is not finite."""
 
-    def step(self, batch: RolloutBatch, loss: LossFunction) -> StepResult:
+    def step(
+        self, batch: RolloutBatch, loss: LossFunction, *, needs: Needs | None = None
+    ) -> StepResult:
         """Takes one optimiser step: `apply(gradient(batch, loss))`."""
 
-    def get_vector(self) -> Tensor:
-        """Returns a copy of all trained parameters as one vector."""
+    def get_vector(self, group: int | None = None) -> Tensor:
+        """Returns a copy of the trained parameters, or of one parameter group, as one vector."""
 
-    def set_vector(self, vector: Tensor) -> None:
-        """Writes the trained parameters from one vector."""
+    def set_vector(self, vector: Tensor, group: int | None = None) -> None:
+        """Writes the trained parameters, or one parameter group, from one vector."""
+
+    def gradient_vector(self, gradient: Gradient, group: int | None = None) -> Tensor:
+        """Returns a gradient as one vector in the order of `get_vector`; 0 where unused."""
 
     def snapshot(self) -> Policy:
         """Returns a frozen copy of the policy."""
@@ -207,6 +248,11 @@ class Algorithm:
         """The KL weight in force; the trainer reads it when it fills `rewards`."""
         coef: float = self.config.kl_coef
         return coef if self.config.kl_in != "none" else 0.0
+
+    @property
+    def loss_kl_coef(self) -> float:
+        """The KL weight in force where the penalty is in the loss, else 0."""
+        return self.kl_coef if self.config.kl_in == "loss" else 0.0
 
     def build(self, policy: Policy) -> nn.Module | None:
         """Returns parts beyond policy and value head, or None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -41,6 +41,19 @@ class AlgorithmConfig(Config):
         description="where the KL penalty acts: each token's reward, the loss, or nowhere "
         "(no reference is kept)",
     )
+
+    # By name, the options that a framework sets under this algorithm's name: a class that fills
+    # this has a field `dialect`. An option given by itself goes before the dialect's.
+    dialects: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _speak_the_dialect(cls, given: Any) -> Any:
+        if not cls.dialects or not isinstance(given, Mapping):
+            return given
+        name = given.get("dialect", cls.model_fields["dialect"].default)
+        spoken = cls.dialects.get(name, {}) if isinstance(name, str) else {}
+        return {**spoken, **given}
 
     @model_validator(mode="after")
     def _has_an_end_to_fall_to(self) -> AlgorithmConfig:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alignzoo.algorithm import (
     Algorithm,
@@ -21,6 +22,7 @@ from alignzoo.algorithm import (
 from alignzoo.policy import Policy, PolicyOutput
 from alignzoo.random_streams import stream
 from alignzoo.rollout.columns import WRITABLE
+from alignzoo.tensors import join, join_outputs, join_vector, split_like, total_norm
 
 if TYPE_CHECKING:
     from alignzoo.config import AlgorithmConfig
@@ -121,25 +123,31 @@ class Learner:
         else:
             yield from batch.micro_batches(max_tokens=MICRO_BATCH_TOKENS)
 
-    def forward(self, batch: RolloutBatch, policy: Policy | None = None) -> PolicyOutput:
+    def forward(
+        self, batch: RolloutBatch, policy: Policy | None = None, *, needs: Needs | None = None
+    ) -> PolicyOutput:
         """Returns a policy's output on the rows at hand, with what the algorithm needs."""
+        needs = needs or self.needs
         return (policy or self.policy).evaluate(
             batch,
             temperature=self.temperature,
-            values=self.needs.values,
-            detach_values=self.needs.detach_values,
-            logits=self.needs.logits,
-            hidden=self.needs.hidden,
+            values=needs.values,
+            detach_values=needs.detach_values,
+            logits=needs.logits,
+            hidden=needs.hidden,
         )
 
     @torch.no_grad()
-    def evaluate(self, batch: RolloutBatch, policy: Policy | None = None) -> PolicyOutput:
+    def evaluate(
+        self, batch: RolloutBatch, policy: Policy | None = None, *, needs: Needs | None = None
+    ) -> PolicyOutput:
         """Returns a policy's output on `batch`, without autograd, in the same micro-batches.
 
         Args:
             policy: what `snapshot` returned; default the policy that is trained.
+            needs: what to look at in this call; default the algorithm's own.
         """
-        pieces = [self.forward(micro, policy) for micro in self.micro_batches(batch)]
+        pieces = [self.forward(micro, policy, needs=needs) for micro in self.micro_batches(batch)]
         return join_outputs(pieces, batch.response_mask.shape[1])
 
     def reference_log_probs(self, batch: RolloutBatch) -> Tensor:
@@ -154,13 +162,15 @@ class Learner:
         """Returns V of the state after each row's last token, [B]."""
         return torch.cat([self.policy.final_values(micro) for micro in self.micro_batches(batch)])
 
-    def gradient(self, batch: RolloutBatch, loss: LossFunction) -> Gradient:
+    def gradient(
+        self, batch: RolloutBatch, loss: LossFunction, *, needs: Needs | None = None
+    ) -> Gradient:
         """Returns the gradient of `loss` over the minibatch, micro-batch by micro-batch."""
         metrics = Metrics()
         stop, finite = False, True
         self._clear_gradients()
         for micro in self.micro_batches(batch):
-            out = self.forward(micro)
+            out = self.forward(micro, needs=needs)
             if self.is_on_policy:
                 metrics.merge(sampler_mismatch(micro, out, self.update_number))
             result = loss(self._restricted(micro), out)
@@ -201,9 +211,11 @@ class Learner:
         self.is_on_policy = False
         return StepResult(gradient.metrics, stop=gradient.stop)
 
-    def step(self, batch: RolloutBatch, loss: LossFunction) -> StepResult:
+    def step(
+        self, batch: RolloutBatch, loss: LossFunction, *, needs: Needs | None = None
+    ) -> StepResult:
         """Takes one optimiser step, unless the loss says stop or is not finite."""
-        gradient = self.gradient(batch, loss)
+        gradient = self.gradient(batch, loss, needs=needs)
         if gradient.stop:
             return StepResult(gradient.metrics, stop=True)
         return self.apply(gradient)
@@ -220,19 +232,54 @@ class Learner:
             if master is not parameter:
                 parameter.copy_(master)
 
-    def get_vector(self) -> Tensor:
-        """Returns a copy of all trained parameters as one float32 vector."""
-        return torch.nn.utils.parameters_to_vector(self.masters).detach().clone()
+    def hessian_vector(
+        self,
+        batch: RolloutBatch,
+        loss: LossFunction,
+        vector: Tensor,
+        *,
+        group: int | None = None,
+        needs: Needs | None = None,
+    ) -> Tensor:
+        """Returns the Hessian of `loss` times `vector`, micro-batch by micro-batch.
 
-    def set_vector(self, vector: Tensor) -> None:
-        """Writes the trained parameters from one vector."""
+        Pearlmutter 1994: the gradient of (gradient . vector), by a second backward pass. torch's
+        fused attention has none, so attention is made of plain operations here; the loss must be
+        so too. A vector is in the order of `get_vector`.
+        """
+        parameters = self.parameters[self._slice(group)]
+        pieces = split_like(vector, parameters)
+        product = torch.zeros_like(vector)
+        for micro in self.micro_batches(batch):
+            with sdpa_kernel(SDPBackend.MATH):
+                value = loss(self._restricted(micro), self.forward(micro, needs=needs)).value
+            first = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
+            along = [(g * v).sum() for g, v in zip(first, pieces, strict=True) if g is not None]
+            second = torch.autograd.grad(torch.stack(along).sum(), parameters, allow_unused=True)
+            product += join_vector(second, parameters)
+        return product
+
+    def _slice(self, group: int | None) -> slice:
+        return slice(None) if group is None else self.group_slices[group]
+
+    def get_vector(self, group: int | None = None) -> Tensor:
+        """Returns a copy of the trained parameters, or of one group, as one float32 vector."""
+        masters = self.masters[self._slice(group)]
+        return join_vector([master.detach() for master in masters], masters)
+
+    def set_vector(self, vector: Tensor, group: int | None = None) -> None:
+        """Writes the trained parameters, or one group, from one vector."""
+        masters = self.masters[self._slice(group)]
         with torch.no_grad():
-            start = 0
-            for master in self.masters:
-                master.copy_(vector[start : start + master.numel()].view_as(master))
-                start += master.numel()
+            for master, piece in zip(masters, split_like(vector, masters), strict=True):
+                master.copy_(piece)
         self._copy_masters()
         self.is_on_policy = False
+
+    def gradient_vector(self, gradient: Gradient, group: int | None = None) -> Tensor:
+        """Returns a gradient as one float32 vector in the order of `get_vector`."""
+        where = self._slice(group)
+        return join_vector(gradient.tensors[where], self.masters[where])
 
     def snapshot(self) -> Policy:
         """Returns a frozen copy of the policy."""
@@ -274,15 +321,6 @@ class Learner:
                     yield f"{name}.{key}", parameter.detach()
             for key, buffer in module.named_buffers():
                 yield f"{name}.{key}", buffer
-
-
-def total_norm(tensors: list[Tensor]) -> Tensor:
-    """Returns the L2 norm of all tensors together, 0-d, taken in float32 or wider."""
-    norms = [
-        torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
-        for x in tensors
-    ]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
 
 def schedule_factor(config: AlgorithmConfig, step: int) -> float:
@@ -347,23 +385,3 @@ def sampler_mismatch(batch: RolloutBatch, out: PolicyOutput, version: int) -> Me
             "sampler_mismatch_max": Max(gap.max()),
         }
     )
-
-
-def join(pieces: list[Tensor], width: int) -> Tensor:
-    """Joins [b, t, ...] pieces, each padded to its own length, to [B, width, ...]."""
-    padded = []
-    for piece in pieces:
-        whole = piece.new_zeros((piece.shape[0], width, *piece.shape[2:]))
-        whole[:, : piece.shape[1]] = piece
-        padded.append(whole)
-    return torch.cat(padded)
-
-
-def join_outputs(pieces: list[PolicyOutput], width: int) -> PolicyOutput:
-    """Joins the outputs of micro-batches."""
-
-    def all_of(name: str) -> Any:
-        parts = [getattr(piece, name) for piece in pieces]
-        return None if parts[0] is None else join(parts, width)
-
-    return PolicyOutput(*(all_of(name) for name in PolicyOutput.__dataclass_fields__))

@@ -5,6 +5,7 @@ Numbers after correctness.md are those of its table of pitfalls.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -675,3 +676,96 @@ def test_what_is_saved_goes_on_bitwise(dtype):
     assert learner.state_tensors().keys() == other.state_tensors().keys()
     for name, tensor in learner.state_tensors().items():
         assert torch.equal(tensor, other.state_tensors()[name]), name
+
+
+# -- vectors and curvature ---------------------------------------------------------------------
+
+
+def two_groups(config):
+    class TwoGroups(az.Algorithm):
+        @property
+        def needs(self):
+            return az.Needs(values=True, logits=True)
+
+        def parameter_groups(self, policy, extra):
+            return [
+                {"params": list(policy.model.parameters())},
+                {"params": list(policy.value_head.parameters())},
+            ]
+
+        def loss(self, batch, out):
+            log_probs = torch.log_softmax(out.logits.double(), dim=2)
+            return az.Loss((log_probs.exp() * log_probs).sum() / batch.num_tokens)
+
+    return TwoGroups(config)
+
+
+def test_a_vector_is_of_one_group_where_asked():
+    run = roll_out(small_policy(), two_groups(az.AlgorithmConfig()), byte_prompts([3, 5]))
+    learner, head = run.learner, run.learner.policy.value_head
+    whole = learner.get_vector()
+    parts = [learner.get_vector(0), learner.get_vector(1)]
+    assert torch.equal(torch.cat(parts), whole)
+    learner.set_vector(torch.ones_like(parts[1]), group=1)
+    assert bool((head.weight == 1).all())
+    assert bool((head.bias == 1).all())
+    assert torch.equal(learner.get_vector(0), parts[0])
+    with pytest.raises(ValueError, match=r"`vector` has shape \(3,\); these parameters have 33"):
+        learner.set_vector(torch.ones(3), group=1)
+
+
+def test_a_gradient_is_a_vector_in_the_order_of_the_parameters():
+    run = roll_out(small_policy(), two_groups(az.AlgorithmConfig()), byte_prompts([3, 5]))
+    gradient = run.learner.gradient(run.batch, run.learner.algorithm.loss)
+    vector = run.learner.gradient_vector(gradient)
+    flat = [g.reshape(-1) for g in gradient.tensors[:-2]]
+    assert torch.equal(vector, torch.cat([*flat, torch.zeros(33)]))  # the value head is unused
+    assert not run.learner.gradient_vector(gradient, group=1).any()
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 1])
+def test_a_hessian_vector_product_is_the_change_of_the_gradient(micro_batch_size):
+    run = roll_out(
+        small_policy(), two_groups(az.AlgorithmConfig()), byte_prompts([3, 5, 4]),
+        micro_batch_size=micro_batch_size,
+    )  # fmt: skip
+    learner, loss = run.learner, run.learner.algorithm.loss
+    start = learner.get_vector(0)
+    vector = torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
+    vector /= vector.norm()
+    product = learner.hessian_vector(run.batch, loss, vector, group=0)
+    ends = []
+    for step in (1e-2, -1e-2):
+        learner.set_vector(start + step * vector, group=0)
+        ends.append(learner.gradient_vector(learner.gradient(run.batch, loss), group=0))
+    difference = (ends[0] - ends[1]) / 2e-2
+    assert float((product - difference).norm() / difference.norm()) < 2e-3
+
+
+def test_one_call_may_need_more_than_the_algorithm_does():
+    run = roll_out(small_policy(), az.make("reinforce"), byte_prompts([3, 5]))
+    assert run.learner.evaluate(run.batch).logits is None
+    more = dataclasses.replace(run.learner.needs, logits=True)
+    assert run.learner.evaluate(run.batch, needs=more).logits.shape[:2] == run.batch.rewards.shape
+    seen = []
+
+    def loss(batch, out):
+        seen.append(out.logits is not None)
+        return az.Loss(-out.log_probs.sum())
+
+    run.learner.step(run.batch, loss, needs=more)
+    assert seen == [True]
+
+
+# -- terms of a loss ---------------------------------------------------------------------------
+
+
+def test_terms_add_and_scale_and_keep_their_metrics():
+    first = az.Loss(torch.tensor(2.0), {"a": (1.0, 1)})
+    second = az.Loss(torch.tensor(3.0), {"b": (2.0, 4)}, stop=True)
+    both = first + 0.5 * second
+    assert float(both.value) == 3.5
+    assert both.metrics == {"a": (1.0, 1), "b": (2.0, 4)}
+    assert both.stop
+    with pytest.raises(ValueError, match="two terms of a loss both report a"):
+        first + first
