@@ -121,7 +121,11 @@ class LanguageModel:
         keep_logits: bool = False,
         shape_logits: ShapeLogits | None = None,
     ) -> TokenStatistics:
-        """Returns what is asked about `targets` [N] after hidden states [N, D]."""
+        """Returns what is asked about `targets` [N] after hidden states [N, D].
+
+        Log-probs and entropies are of the shaped logits, which the tokens are drawn from; the
+        logits that are kept are the model's own, which an algorithm can shape itself.
+        """
         options: dict[str, Any] = {"temperature": temperature, "entropy": entropy}
         if logits is None and (keep_logits or shape_logits is not None):
             logits = self.head(hidden)
@@ -129,8 +133,7 @@ class LanguageModel:
             weight, bias = self.head.weight, self.head.bias
             found = kernels.linear_token_log_probs(hidden, weight, targets, bias=bias, **options)
         else:
-            if shape_logits is not None:
-                logits = shape_logits(logits, hidden)
-            found = kernels.token_log_probs(logits, targets, **options)
+            shaped = logits if shape_logits is None else shape_logits(logits, hidden)
+            found = kernels.token_log_probs(shaped, targets, **options)
         log_probs, entropies = found if entropy else (found, None)
         return TokenStatistics(log_probs, entropies, logits if keep_logits else None)

@@ -417,16 +417,20 @@ def test_other_architectures_sample_what_they_train_on(make):
 def test_shaped_logits_steer_generation_and_training_alike():
     policy = small_policy(3)
     direction = torch.randn(policy.language_model.width, generator=torch.Generator().manual_seed(0))
-    policy.shape_logits = lambda logits, hidden: (
-        logits * (1 + 0.1 * (hidden @ direction)[..., None])
-    )
+
+    def shape(logits, hidden):
+        return logits * (1 + 0.1 * (hidden @ direction)[..., None])
+
+    policy.shape_logits = shape
     batch = sampled_batch(policy, byte_prompts([3, 17]), temperature=0.8)
-    out = policy.evaluate(batch, temperature=0.8, logits=True)
+    out = policy.evaluate(batch, temperature=0.8, logits=True, hidden=True)
     torch.testing.assert_close(out.log_probs.detach(), batch.sampler_log_probs, atol=1e-4, rtol=0)
-    chosen = kernels.token_log_probs(
-        out.logits[batch.response_mask], batch.response_ids[batch.response_mask], temperature=0.8
-    )
-    torch.testing.assert_close(chosen, out.log_probs[batch.response_mask])
+    mask = batch.response_mask
+    policy.shape_logits = None  # the logits kept are the model's own, for the algorithm to shape
+    torch.testing.assert_close(out.logits, policy.evaluate(batch, logits=True).logits)
+    shaped = shape(out.logits[mask], out.hidden[mask])
+    chosen = kernels.token_log_probs(shaped, batch.response_ids[mask], temperature=0.8)
+    torch.testing.assert_close(chosen, out.log_probs[mask])
     policy.keep_reference()  # the reference is the model itself, unsteered
     plain = plain_log_probs(policy.model, batch, temperature=0.8)
     torch.testing.assert_close(
