@@ -153,6 +153,11 @@ class Gradient:
     finite: bool
     rows: list[int]
 
+    @property
+    def approx_kl(self) -> float:
+        """How far the policy is from the one that sampled, in nats a token; 0 if not reported."""
+        return self.metrics.result().get("approx_kl", 0.0)
+
 
 @dataclass
 class StepResult:
@@ -234,6 +239,7 @@ class Algorithm:
     """Base of every algorithm. Subclasses set `Config` and write `prepare` and `loss`."""
 
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+    saved: ClassVar[tuple[str, ...]] = ()  # attributes that a resumed run needs, JSON-able
 
     def __init__(self, config: AlgorithmConfig) -> None:
         self.config: Any = config
@@ -294,11 +300,16 @@ class Algorithm:
         """Adapts what changes between updates: target networks, coefficients."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns JSON-able state that a resumed run needs; modules are saved by the trainer."""
-        return {}
+        """Returns JSON-able state that a resumed run needs; modules are saved by the trainer.
+
+        By default the attributes that the class names in `saved`.
+        """
+        return {name: getattr(self, name) for name in self.saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned."""
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 def check_state(algorithm: Algorithm) -> None:

@@ -163,6 +163,13 @@ def regularisation(
     return Loss(loss, {"entropy": (total.detach(), batch.response_mask.sum())})
 
 
+def whiten(x: Tensor, mask: Tensor, how: Literal["none", "center", "full"]) -> Tensor:
+    """Returns `x` [B, T] as it is, less its masked mean ("center"), or whitened ("full")."""
+    if how == "full":
+        return kernels.masked_whiten(x, mask)[0]
+    return x - x[mask].mean() if how == "center" else x
+
+
 def explained_variance(batch: RolloutBatch) -> dict[str, float]:
     """Returns 1 - Var(returns - values) / Var(returns); nothing where the returns are all equal.
 

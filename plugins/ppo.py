@@ -15,57 +15,39 @@ its gradient stops at the trunk, so a poor critic cannot spoil the policy.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
 import alignzoo as az
-from alignzoo import kernels
-
-if TYPE_CHECKING:
-    from alignzoo import Metrics, Policy, PolicyOutput, RolloutBatch
-    from alignzoo.algorithm import Learner
+from alignzoo import kernels, objectives, options
 
 
 class PPOConfig(az.AlgorithmConfig):
     """Options of `ppo`."""
 
-    num_epochs: int = Field(2, gt=0, description="passes over each rollout")
-    kl_coef: float = Field(0.025, ge=0, description="weight of the KL penalty to the reference")
+    num_epochs: options.NumEpochs = 2
+    kl_coef: options.KLCoef = 0.025
     kl_target: float | None = Field(
         None, gt=0, description="KL in nats a response that kl_coef is steered to; default fixed"
     )
     kl_horizon: float = Field(
         1000.0, gt=0, description="responses over which kl_coef follows kl_target"
     )
-    gamma: float = Field(1.0, ge=0, le=1, description="discount per token")
-    gae_lambda: float = Field(1.0, ge=0, le=1, description="decay of GAE; 1 is Monte Carlo")
-    clip_range: float = Field(0.2, gt=0, description="how far below 1 the ratio is followed")
-    clip_range_high: float | None = Field(
-        None, gt=0, description="how far above 1; default clip_range"
-    )
-    clip_range_vf: float | None = Field(
-        None, gt=0, description="how far the value may move in one update; default unbounded"
-    )
-    whiten_advantages: Literal["none", "center", "full"] = Field(
-        "center", description="over the batch: nothing, subtract the mean, or also divide"
-    )
-    aggregate: Literal["token_mean", "sequence_mean"] = Field(
-        "token_mean", description="every token weighs the same, or every response does"
-    )
-    vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
-    value_learning_rate: float | None = Field(
-        1e-3, gt=0, description="peak learning rate of the value head; none is learning_rate"
-    )
-    detach_values: bool = Field(True, description="the value loss stops at the hidden states")
-    ent_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
-    target_kl: float | None = Field(
-        None, gt=0, description="an update ends before a step where approx_kl exceeds 1.5 times it"
-    )
-    bootstrap_truncated: bool = Field(
-        False, description="responses cut by the limit go on in V instead of ending"
-    )
-    group_size: int = Field(1, gt=0, description="responses per prompt")
+    gamma: options.Gamma = 1.0
+    gae_lambda: options.GAELambda = 1.0
+    clip_range: options.ClipRange = 0.2
+    clip_range_high: options.ClipRangeHigh = None
+    clip_range_vf: options.ClipRangeVF = None
+    whiten_advantages: options.Whiten = "center"
+    aggregate: options.Aggregate = "token_mean"
+    vf_coef: options.VfCoef = 0.5
+    value_learning_rate: options.ValueLearningRate = 1e-3
+    detach_values: options.DetachValues = True
+    ent_coef: options.EntCoef = 0.0
+    target_kl: options.TargetKL = None
+    bootstrap_truncated: options.BootstrapTruncated = False
+    group_size: options.GroupSize = 1
 
     @model_validator(mode="after")
     def _has_a_penalty_to_steer(self) -> PPOConfig:
@@ -78,6 +60,7 @@ class PPO(az.Algorithm):
     """Clipped policy gradient with generalised advantage estimation."""
 
     Config = PPOConfig
+    saved = ("adaptive_kl_coef",)
 
     def __init__(self, config: PPOConfig) -> None:
         super().__init__(config)
@@ -89,7 +72,7 @@ class PPO(az.Algorithm):
         return az.Needs(
             values=True,
             detach_values=self.config.detach_values,
-            ref_log_probs=self.config.kl_in == "loss",
+            ref_log_probs=self.loss_kl_coef > 0,
             bootstrap_values=self.config.bootstrap_truncated,
             group_size=self.config.group_size,
         )
@@ -98,18 +81,13 @@ class PPO(az.Algorithm):
     def kl_coef(self) -> float:
         return self.adaptive_kl_coef if self.config.kl_in != "none" else 0.0
 
-    def parameter_groups(self, policy: Policy, extra: Any) -> list[dict[str, Any]]:
-        config = self.config
-        value_rate = config.value_learning_rate or config.learning_rate
-        return [
-            {"params": list(policy.model.parameters()), "lr": config.learning_rate},
-            {"params": list(policy.value_head.parameters()), "lr": value_rate},
-        ]
+    def parameter_groups(self, policy: az.Policy, extra: Any) -> list[dict[str, Any]]:
+        return policy.parameter_groups(value_learning_rate=self.config.value_learning_rate)
 
-    def prepare(self, batch: RolloutBatch) -> None:
+    def prepare(self, batch: az.RolloutBatch) -> None:
         config, mask = self.config, batch.response_mask
         cut = config.bootstrap_truncated
-        advantages, returns = kernels.gae(
+        advantages, batch.returns = kernels.gae(
             batch.rewards,
             batch.values,
             gamma=config.gamma,
@@ -117,74 +95,33 @@ class PPO(az.Algorithm):
             mask=mask,
             bootstrap=batch.bootstrap_values * batch.truncated if cut else None,
         )
-        if config.whiten_advantages == "full":
-            advantages, _ = kernels.masked_whiten(advantages, mask)
-        elif config.whiten_advantages == "center":
-            advantages = advantages - advantages[mask].mean()
-        batch.advantages, batch.returns = advantages, returns
+        batch.advantages = objectives.whiten(advantages, mask, config.whiten_advantages)
         self.num_responses = len(batch)
 
-    def loss(self, batch: RolloutBatch, out: PolicyOutput) -> az.Loss:
-        config, mask = self.config, batch.response_mask
-        by_token = config.aggregate == "token_mean"
-        policy_loss, stats = kernels.policy_loss(
-            out.log_probs,
-            batch.old_log_probs,
-            batch.advantages,
-            mask,
+    def loss(self, batch: az.RolloutBatch, out: az.PolicyOutput) -> az.Loss:
+        config = self.config
+        policy = objectives.policy(
+            batch,
+            out,
             clip_range=config.clip_range,
             clip_range_high=config.clip_range_high,
             aggregate=config.aggregate,
-            denominator=batch.num_tokens if by_token else batch.num_sequences,
         )
-        value_loss, _ = kernels.value_loss(
-            out.values,
-            batch.values,
-            batch.returns,
-            mask,
-            clip_range=config.clip_range_vf,
-            denominator=batch.num_tokens,
-        )
-        entropy = out.entropy.sum()
-        value = policy_loss + config.vf_coef * value_loss
-        if config.ent_coef:
-            value = value - config.ent_coef * entropy / batch.num_tokens
-        if config.kl_in == "loss" and self.kl_coef:
-            kl = kernels.kl_penalty(out.log_probs, batch.ref_log_probs, estimator="k2")
-            value = value + self.kl_coef * kl[mask].sum() / batch.num_tokens
-        count, whole = mask.sum(), batch.num_tokens
-        weighed = (whole, count) if by_token else (batch.num_sequences, len(batch))
-        return az.Loss(
-            value,
-            {
-                "policy_loss": (policy_loss.detach() * weighed[0], weighed[1]),
-                "value_loss": (value_loss.detach() * whole, count),
-                "entropy": (entropy.detach(), count),
-                "approx_kl": (stats["approx_kl"] * count, count),
-                "clip_frac": (stats["clip_frac"] * count, count),
-                "ratio_max": az.Max(stats["ratio_max"]),
-            },
-        )
+        value = objectives.value(batch, out, clip_range=config.clip_range_vf)
+        coefs = {"ent_coef": config.ent_coef, "kl_coef": self.loss_kl_coef}
+        return policy + config.vf_coef * value + objectives.regularisation(batch, out, **coefs)
 
-    def update(self, batch: RolloutBatch, learner: Learner) -> Metrics:
-        config, metrics = self.config, az.Metrics(self._explained_variance(batch))
+    def update(self, batch: az.RolloutBatch, learner: az.Learner) -> az.Metrics:
+        config, metrics = self.config, az.Metrics(objectives.explained_variance(batch))
         for minibatch in learner.minibatches(batch, config.minibatch_size, config.num_epochs):
             gradient = learner.gradient(minibatch, self.loss)
-            approx_kl = gradient.metrics.result().get("approx_kl", 0.0)
-            if config.target_kl is not None and approx_kl > 1.5 * config.target_kl:
+            if config.target_kl is not None and gradient.approx_kl > 1.5 * config.target_kl:
                 break
             result = learner.apply(gradient)
             metrics.merge(result.metrics)
             if result.stop:
                 break
         return metrics
-
-    def _explained_variance(self, batch: RolloutBatch) -> dict[str, float]:
-        """Returns 1 - Var(returns - values) / Var(returns), of the values before the update."""
-        returns, values = batch.returns[batch.response_mask], batch.values[batch.response_mask]
-        variance = float(returns.double().var(unbiased=False))
-        error = float((returns - values).double().var(unbiased=False))
-        return {"explained_variance": 1.0 - error / variance} if variance > 0 else {}
 
     def after_update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Steers kl_coef to kl_target: the proportional controller of arXiv:1909.08593, 2.2."""
@@ -193,12 +130,6 @@ class PPO(az.Algorithm):
             return
         error = min(0.2, max(-0.2, metrics["kl"] / config.kl_target - 1.0))
         self.adaptive_kl_coef *= 1.0 + error * min(1.0, self.num_responses / config.kl_horizon)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"kl_coef": self.adaptive_kl_coef}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.adaptive_kl_coef = state["kl_coef"]
 
 
 @az.hookimpl

@@ -32,7 +32,7 @@ class PolicyOutput:
         log_probs: [B, T] of the response tokens, in nats, at the sampling temperature.
         entropy: [B, T] of the distributions they came from, in nats.
         values: [B, T], V of the state before each token; None unless needed.
-        logits: [B, T, V]; None unless needed.
+        logits: [B, T, V], the model's own, before `shape_logits`; None unless needed.
         hidden: [B, T, D], the states the tokens were predicted from; None unless needed.
     """
 
@@ -299,6 +299,12 @@ class Policy:
             "extra": extra,
         }
         return {name: part for name, part in parts.items() if part is not None}
+
+    def parameter_groups(self, *, value_learning_rate: float | None) -> list[dict[str, Any]]:
+        """Returns two optimiser groups: the model, and the value head at a rate of its own."""
+        head = {"params": list(self._require_value_head().parameters())}
+        rate = {} if value_learning_rate is None else {"lr": value_learning_rate}
+        return [{"params": list(self.model.parameters())}, {**head, **rate}]
 
     def snapshot(self) -> Policy:
         """Returns a frozen copy, without the reference."""

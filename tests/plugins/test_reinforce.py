@@ -249,3 +249,31 @@ def test_how_token_losses_are_averaged_is_an_option():
         out = outputs(log_probs=[[-1, -1, -1], [-1, 0, 0]])
         values[aggregate] = float(algorithm.loss(batch, out).value.detach())
     assert values == pytest.approx({"token_mean": 1.25, "sequence_mean": 1.5})
+
+
+def test_leave_one_out_takes_the_mean_of_the_others():
+    # Totals 3, 4 and 8: baselines (4 + 8) / 2 = 6, 5.5 and 3.5. Without groups over the batch.
+    columns = {"rewards": [[1, 2], [4, 0], [0, 8]]}
+    _, batch = prepared(columns, [2, 1, 2], baseline="leave_one_out")
+    assert batch.advantages.tolist() == [[-3, -4], [-1.5, 0], [4.5, 4.5]]
+
+
+def test_leave_one_out_stays_within_groups():
+    columns = {"rewards": [[1.0], [3.0], [10.0], [16.0]]}
+    given = {"group_ids": [0, 0, 1, 1]}
+    _, batch = prepared(columns, [1] * 4, baseline="leave_one_out", group_size=2, given=given)
+    assert batch.advantages.flatten().tolist() == [-2, 2, -6, 6]
+
+
+def test_leave_one_out_leaves_the_expected_gradient_as_it_is():
+    mdp = TokenMDP.random(0, horizon=2)
+    logits, _ = random_tables(mdp, 1)
+    algorithm = az.make("reinforce", baseline="leave_one_out", aggregate="token_mean")
+    case = Enumeration(mdp, logits, algorithm)
+    probs = mdp.response_probs(logits)
+    found = sum(
+        p * q * case.row_gradient([i, j]) / 2
+        for i, p in enumerate(probs)
+        for j, q in enumerate(probs)
+    )
+    np.testing.assert_allclose(found, mdp.policy_gradient(logits), atol=1e-6)
