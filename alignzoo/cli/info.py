@@ -27,11 +27,13 @@ def run(arguments: list[str]) -> int:
     target = found.load(entry)
     options = options_of(target.Config) if hasattr(target, "Config") else []
     facts = _facts(entry, target)
+    dialects = _dialects(target)
     if given.json:
-        needs = facts.pop("needs")
-        print_json({**facts, "needs": needs, "options": [o.to_json() for o in options]})
+        facts |= {"needs": facts.pop("needs"), "options": [o.to_json() for o in options]}
+        print_json({**facts, "dialects": dialects} if dialects else facts)
     else:
         _print_text(entry, facts, options)
+        _print_dialects(dialects)
     return 0
 
 
@@ -74,6 +76,30 @@ def _needs(target: Any) -> dict[str, Any] | None:
     if any(option.required for option in options_of(target.Config)):
         return None
     return dataclasses.asdict(target(target.Config()).needs)
+
+
+def _dialects(target: Any) -> dict[str, dict[str, Any]]:
+    """Returns what each dialect makes of the options that differ between them."""
+    config = getattr(target, "Config", None)
+    spoken = getattr(config, "dialects", {})
+    differing = [
+        name
+        for name in getattr(config, "model_fields", {})
+        if any(name in d for d in spoken.values())
+    ]
+    made = {name: config(dialect=name).model_dump(mode="json") for name in spoken}  # type: ignore[misc]
+    return {name: {option: made[name][option] for option in differing} for name in made}
+
+
+def _print_dialects(dialects: dict[str, dict[str, Any]]) -> None:
+    if not dialects:
+        return
+    differing = next(iter(dialects.values()))
+    rows = [
+        (f"--{option.replace('_', '-')}", *(str(made[option]) for made in dialects.values()))
+        for option in differing
+    ]
+    print_table("dialects: what --dialect sets", ("option", *dialects), rows)
 
 
 def _print_text(entry: Entry, facts: dict[str, Any], options: list[Option]) -> None:

@@ -681,7 +681,7 @@ def test_what_is_saved_goes_on_bitwise(dtype):
 # -- vectors and curvature ---------------------------------------------------------------------
 
 
-def algorithm_of_two_groups(config):
+def of_two_groups():
     class TwoGroups(az.Algorithm):
         @property
         def needs(self):
@@ -697,11 +697,11 @@ def algorithm_of_two_groups(config):
             log_probs = torch.log_softmax(out.logits.double(), dim=2)
             return az.Loss((log_probs.exp() * log_probs).sum() / batch.num_tokens)
 
-    return TwoGroups(config)
+    return TwoGroups(az.AlgorithmConfig())
 
 
 def test_a_vector_is_of_one_group_where_asked():
-    run = roll_out(small_policy(), algorithm_of_two_groups(az.AlgorithmConfig()), byte_prompts([3, 5]))
+    run = roll_out(small_policy(), of_two_groups(), byte_prompts([3, 5]))
     learner, head = run.learner, run.learner.policy.value_head
     whole = learner.get_vector()
     parts = [learner.get_vector(0), learner.get_vector(1)]
@@ -715,7 +715,7 @@ def test_a_vector_is_of_one_group_where_asked():
 
 
 def test_a_gradient_is_a_vector_in_the_order_of_the_parameters():
-    run = roll_out(small_policy(), algorithm_of_two_groups(az.AlgorithmConfig()), byte_prompts([3, 5]))
+    run = roll_out(small_policy(), of_two_groups(), byte_prompts([3, 5]))
     gradient = run.learner.gradient(run.batch, run.learner.algorithm.loss)
     vector = run.learner.gradient_vector(gradient)
     flat = [g.reshape(-1) for g in gradient.tensors[:-2]]
@@ -726,7 +726,7 @@ def test_a_gradient_is_a_vector_in_the_order_of_the_parameters():
 @pytest.mark.parametrize("micro_batch_size", [None, 1])
 def test_a_hessian_vector_product_is_the_change_of_the_gradient(micro_batch_size):
     run = roll_out(
-        small_policy(), algorithm_of_two_groups(az.AlgorithmConfig()), byte_prompts([3, 5, 4]),
+        small_policy(), of_two_groups(), byte_prompts([3, 5, 4]),
         micro_batch_size=micro_batch_size,
     )  # fmt: skip
     learner, loss = run.learner, run.learner.algorithm.loss
