@@ -175,6 +175,10 @@ class Learner(Protocol):
     def buffer(self) -> RolloutBuffer:
         """Past rollouts by version."""
 
+    @property
+    def temperature(self) -> float:
+        """The sampling temperature; log-probs are taken at it, `out.logits` are before it."""
+
     def minibatches(
         self, batch: RolloutBatch, size: int | None, epochs: int
     ) -> Iterator[RolloutBatch]:

@@ -50,7 +50,8 @@ class Collected:
         batch: None where nothing can be learned; `fault` then says why.
         metrics: of the rollout, before any learning.
         samples: lines for samples.jsonl.
-        num_tokens: response tokens sampled or read, dropped ones included.
+        num_samples: responses sampled or read, dropped ones included.
+        num_tokens: their tokens.
         num_unscorable: rows that left because their score was NaN or None.
         culprits: rows to write beside the fault.
     """
@@ -58,6 +59,7 @@ class Collected:
     batch: RolloutBatch | None
     metrics: Metrics
     samples: list[dict[str, Any]] = field(default_factory=list)
+    num_samples: int = 0
     num_tokens: int = 0
     num_unscorable: int = 0
     fault: str | None = None
@@ -185,6 +187,7 @@ class RolloutSource:
         unscorable = np.isnan(totals)
         infinite = np.abs(totals) > np.finfo(np.float32).max  # rewards are float32
         lengths = [len(tokens) for tokens in scored.generation.token_ids]
+        collected.num_samples += len(lengths)
         collected.num_tokens += sum(lengths)
         collected.num_unscorable += int(unscorable.sum())
         for name, value in score_metrics(scored.scores).items():
@@ -346,7 +349,7 @@ class DemonstrationSource:
             if needs.values:
                 buffer.set("values", self.learner.evaluate(batch).values, numbers)
         batch = prepare_batch(self.learner, self.algorithm, numbers)
-        return Collected(batch, Metrics(), num_tokens=batch.num_tokens)
+        return Collected(batch, Metrics(), num_samples=len(batch), num_tokens=batch.num_tokens)
 
     def evaluate(self, step: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Returns the loss on held-out demonstrations."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from alignzoo import options
 from alignzoo.errors import ConfigError, did_you_mean
 
 
@@ -19,7 +20,7 @@ class Config(BaseModel):
 class AlgorithmConfig(Config):
     """Options every algorithm has. Subclasses add their own and may change defaults."""
 
-    learning_rate: float = Field(1e-5, gt=0, description="peak learning rate of the policy")
+    learning_rate: options.LearningRate = 1e-5
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
     max_grad_norm: float = Field(
         1.0, gt=0, description="gradients of each parameter group are scaled down to this L2 norm"
@@ -31,16 +32,12 @@ class AlgorithmConfig(Config):
     decay_steps: int | None = Field(
         None, gt=0, description="optimiser steps over which linear or cosine falls to 0"
     )
-    num_epochs: int = Field(1, gt=0, description="passes over each rollout")
+    num_epochs: options.NumEpochs = 1
     minibatch_size: int | None = Field(
         None, gt=0, description="sequences per optimiser step; default the whole batch"
     )
-    kl_coef: float = Field(0.0, ge=0, description="weight of the KL penalty to the reference")
-    kl_in: Literal["reward", "loss", "none"] = Field(
-        "reward",
-        description="where the KL penalty acts: each token's reward, the loss, or nowhere "
-        "(no reference is kept)",
-    )
+    kl_coef: options.KLCoef = 0.0
+    kl_in: options.KLIn = "reward"
 
     # By name, the options that a framework sets under this algorithm's name: a class that fills
     # this has a field `dialect`. An option given by itself goes before the dialect's.

@@ -170,13 +170,15 @@ def whiten(x: Tensor, mask: Tensor, how: Literal["none", "center", "full"]) -> T
     return x - x[mask].mean() if how == "center" else x
 
 
-def explained_variance(batch: RolloutBatch) -> dict[str, float]:
+def explained_variance(batch: RolloutBatch, values: Tensor | None = None) -> dict[str, float]:
     """Returns 1 - Var(returns - values) / Var(returns); nothing where the returns are all equal.
 
-    0 is a critic as good as a constant; 1 is a perfect one.
+    0 is a critic as good as a constant; 1 is a perfect one. `values` [B, T] is by default the
+    batch's own.
     """
     mask = batch.response_mask
-    returns, values = batch.returns[mask].double(), batch.values[mask].double()
+    values = (batch.values if values is None else values)[mask].double()
+    returns = batch.returns[mask].double()
     variance = float(returns.var(unbiased=False))
     if variance == 0:
         return {}

@@ -22,6 +22,13 @@ KLEstimator = Annotated[
     Literal["k1", "k2", "k3", "k3_plus", "abs"],
     Field(description="of the KL in the loss; k2 has the gradient of KL(policy || reference)"),
 ]
+KLIn = Annotated[
+    Literal["reward", "loss", "none"],
+    Field(
+        description="where the KL penalty acts: each token's reward, the loss, or nowhere "
+        "(no reference is kept)"
+    ),
+]
 Gamma = Annotated[float, Field(ge=0, le=1, description="discount per token")]
 GAELambda = Annotated[float, Field(ge=0, le=1, description="decay of GAE; 1 is Monte Carlo")]
 ClipRange = Annotated[float, Field(gt=0, description="how far below 1 the ratio is followed")]

@@ -17,13 +17,15 @@ class RunCounts:
     """Counts since the first update; checkpoints keep them.
 
     Args:
-        num_tokens: response tokens sampled or read, dropped ones included.
+        num_samples: responses sampled or read, dropped ones included.
+        num_tokens: their tokens.
         num_unscorable: responses whose score was None or NaN.
         num_skipped: updates that something not finite cut short.
         num_skipped_in_a_row: of these, the last ones without another between.
         last_fault: why the last of them was.
     """
 
+    num_samples: int = 0
     num_tokens: int = 0
     num_unscorable: int = 0
     num_skipped: int = 0
@@ -32,6 +34,7 @@ class RunCounts:
 
     def add(self, collected: Collected) -> None:
         """Counts one update, after learning: its fault is known by then."""
+        self.num_samples += collected.num_samples
         self.num_tokens += collected.num_tokens
         self.num_unscorable += collected.num_unscorable
         if collected.fault is None:

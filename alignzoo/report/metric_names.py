@@ -40,6 +40,7 @@ MEANINGS = {
     ),
     "skipped_updates": Meaning("", "optimiser steps skipped so far, as not finite"),
     "unscorable": Meaning("", "responses so far that the reward could not score"),
+    "samples": Meaning("", "responses so far"),
     "tokens": Meaning("tokens", "response tokens so far"),
     "tokens_per_second": Meaning("tokens/s", "response tokens over the seconds of the update"),
     "seconds": Meaning("seconds", "wall clock of the update"),
