@@ -1,4 +1,4 @@
-"""Prompts and demonstrations as token ids, with the boundary between them exact.
+"""Prompts and responses as token ids, with the boundary between them exact.
 
 A prompt and what follows it are encoded apart, as the sampler sees them, so no token spans the
 boundary. A response is encoded as a continuation: without special tokens, and without the space
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignzoo.data.schemas import Demonstration, Messages, PromptRow
+from alignzoo.data.columns import Messages
+from alignzoo.data.schemas import Demonstration, PromptRow
 from alignzoo.errors import DataError
 from alignzoo.reward import Prompt
 
@@ -53,32 +54,6 @@ class EncodedDemonstration:
     response_ids: list[int]
     response_mask: list[bool]
     where: str = "data"
-
-
-@dataclass(frozen=True)
-class EncodingReport:
-    """How many rows were read, cut at `max_length`, and dropped; the first of each by place."""
-
-    num_rows: int
-    max_length: int | None
-    num_cut: int = 0
-    num_dropped: int = 0
-    first_cut: str = ""
-    first_dropped: str = ""
-
-    def describe(self) -> str:
-        """Returns one line on what was cut and dropped; empty if nothing was."""
-        parts = []
-        if self.num_cut:
-            parts.append(f"{self.num_cut} cut (first: {self.first_cut})")
-        if self.num_dropped:
-            parts.append(
-                f"{self.num_dropped} dropped, whose prompts leave no room for a response "
-                f"(first: {self.first_dropped})"
-            )
-        if not parts:
-            return ""
-        return f"of {self.num_rows} rows, at {self.max_length} tokens: {'; '.join(parts)}"
 
 
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -149,51 +124,17 @@ def check_prompt_lengths(
             )
 
 
-def encode_demonstrations(
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Demonstration],
-    *,
-    end_ids: Sequence[int],
-    max_length: int | None = None,
-) -> tuple[list[EncodedDemonstration], EncodingReport]:
-    """Returns the rows' token ids, cut at `max_length`, and how many were cut or dropped.
-
-    Every response ends with an end token that carries loss: the template's own where that is one
-    of `end_ids`, else the first of `end_ids` is appended. A response over `max_length` (tokens,
-    prompt included) is cut, and loses it; a row without room for one response token is dropped.
-
-    Raises:
-        DataError: a chat template that refuses or rewrites a row, or all rows dropped.
-    """
-    kept: list[EncodedDemonstration] = []
-    cut: list[str] = []
-    dropped: list[str] = []
-    for row in rows:
-        encoded = encode_demonstration(tokenizer, row, end_ids=end_ids)
-        if max_length is not None:
-            room = max(max_length - len(encoded.prompt_ids), 0)
-            if not any(encoded.response_mask[:room]):
-                dropped.append(row.where)
-                continue
-            if len(encoded.response_ids) > room:
-                cut.append(row.where)
-                encoded = _cut(encoded, room)
-        kept.append(encoded)
-    if rows and not kept:
-        raise DataError(
-            f"every one of {len(rows)} rows was dropped: its prompt leaves no room for a response "
-            f"in {max_length} tokens (first: {dropped[0]}). Shorten prompts or raise the length."
-        )
-    report = EncodingReport(
-        len(rows), max_length, len(cut), len(dropped), *(w[0] if w else "" for w in (cut, dropped))
-    )
-    return kept, report
-
-
 def encode_demonstration(
     tokenizer: PreTrainedTokenizerBase, row: Demonstration, *, end_ids: Sequence[int]
 ) -> EncodedDemonstration:
-    """Returns one row's token ids, at full length; see `encode_demonstrations`."""
+    """Returns one row's token ids, at full length.
+
+    The response ends with an end token that carries loss: the template's own where that is one of
+    `end_ids`, else the first of `end_ids` is appended.
+
+    Raises:
+        DataError: the chat template refuses or rewrites the row.
+    """
     if not end_ids:
         raise ValueError("end_ids is empty; a response must end with an end token")
     prompt_ids = encode_prompt(tokenizer, row.prompt, where=row.where)
@@ -224,16 +165,6 @@ def encode_continuation(tokenizer: PreTrainedTokenizerBase, text: str) -> list[i
     if ids[: len(anchor_ids)] != anchor_ids:
         return _encode(tokenizer, text)
     return ids[len(anchor_ids) :]
-
-
-def _cut(encoded: EncodedDemonstration, room: int) -> EncodedDemonstration:
-    """Returns the row with at most `room` response tokens, the last of which carries loss."""
-    length = max(i for i, carries in enumerate(encoded.response_mask[:room], 1) if carries)
-    return replace(
-        encoded,
-        response_ids=encoded.response_ids[:length],
-        response_mask=encoded.response_mask[:length],
-    )
 
 
 def _encode_turns(

@@ -7,12 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignzoo.data.rows import DataSource, Row, describe, read_rows
-from alignzoo.errors import DataError, did_you_mean
+from alignzoo.data.columns import (
+    Completion,
+    Messages,
+    answers,
+    check_ends_with_user,
+    last_assistant,
+    missing,
+    other_columns,
+    read_messages,
+    read_prompt,
+    read_text,
+    read_text_or_messages,
+    require,
+)
+from alignzoo.data.rows import DataSource, Row, read_rows
+from alignzoo.errors import DataError
 from alignzoo.reward import Prompt
-
-Messages = list[dict[str, str]]
-ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Demonstration:
     """
 
     prompt: Prompt
-    completion: str | Messages
+    completion: Completion
     columns: Mapping[str, Any] = field(default_factory=dict)
     where: str = "data"
 
@@ -96,59 +107,39 @@ def _prompt(row: Row) -> PromptRow:
     values = row.values
     if "prompt" in values:
         used = {"prompt"}
-        prompt = _text_or_messages(row, "prompt")
-        if isinstance(prompt, list):
-            _check_ends_with_user(row, "prompt", prompt)
+        prompt = read_prompt(row)
     elif "messages" in values:
         used = {"messages"}
-        prompt = _messages(row, "messages")
-        _check_ends_with_user(row, "messages", prompt)
+        prompt = read_messages(row, "messages")
+        check_ends_with_user(row, "messages", prompt)
     elif "instruction" in values:
         used = {"instruction", "input"}
         prompt = _instruction(row)
     else:
-        raise _missing(row, "prompt", PROMPT_COLUMNS)
-    return PromptRow(prompt, _others(row, used), row.where)
+        raise missing(row, "prompt", PROMPT_COLUMNS)
+    return PromptRow(prompt, other_columns(row, used), row.where)
 
 
 def _demonstration(row: Row) -> Demonstration:
     values = row.values
     prompt: Prompt
-    completion: str | Messages
+    completion: Completion
     pair = "prompt" in values and "completion" in values
     if "messages" in values and not pair:
         used = {"messages"}
-        prompt, completion = _split_turns(row, _messages(row, "messages"))
+        prompt, completion = _split_turns(row, read_messages(row, "messages"))
     elif "instruction" in values and not pair:
         used = {"instruction", "input", "output"}
-        _require(row, "output", DEMONSTRATION_COLUMNS)
+        require(row, ["output"], DEMONSTRATION_COLUMNS)
         prompt = _instruction(row)
-        completion = [{"role": "assistant", "content": _text(row, "output")}]
+        completion = [{"role": "assistant", "content": read_text(row, "output")}]
     else:
         used = {"prompt", "completion"}
-        for column in ("prompt", "completion"):
-            _require(row, column, DEMONSTRATION_COLUMNS)
-        prompt, completion = _prompt_and_completion(row)
-    return Demonstration(prompt, completion, _others(row, used), row.where)
-
-
-def _prompt_and_completion(row: Row) -> tuple[Prompt, str | Messages]:
-    prompt = _text_or_messages(row, "prompt")
-    completion = _text_or_messages(row, "completion")
-    if isinstance(prompt, list):
-        _check_ends_with_user(row, "prompt", prompt)
-        if isinstance(completion, str):
-            completion = [{"role": "assistant", "content": completion}]
-    if isinstance(completion, list):
-        if isinstance(prompt, str):
-            prompt = [{"role": "user", "content": prompt}]
-        if completion[0]["role"] != "assistant":
-            raise DataError(
-                f"{row.where}: 'completion' begins with the role '{completion[0]['role']}'; "
-                "expected an assistant message."
-            )
-        completion = completion[: _last_assistant(completion) + 1]
-    return prompt, completion
+        require(row, ["prompt", "completion"], DEMONSTRATION_COLUMNS)
+        given = {"completion": read_text_or_messages(row, "completion")}
+        prompt, found = answers(row, read_prompt(row), given)
+        completion = found["completion"]
+    return Demonstration(prompt, completion, other_columns(row, used), row.where)
 
 
 def _split_turns(row: Row, messages: Messages) -> tuple[Messages, Messages]:
@@ -160,103 +151,12 @@ def _split_turns(row: Row, messages: Messages) -> tuple[Messages, Messages]:
         raise DataError(
             f"{row.where}: 'messages' begins with an assistant turn; expected a user turn first."
         )
-    return messages[:first], messages[first : _last_assistant(messages) + 1]
-
-
-def _last_assistant(messages: Messages) -> int:
-    return max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-
-
-def _others(row: Row, used: set[str]) -> dict[str, Any]:
-    return {name: value for name, value in row.values.items() if name not in used}
-
-
-def _missing(row: Row, column: str, expected: str) -> DataError:
-    has = ", ".join(f"'{name}'" for name in row.values) or "none"
-    hint = did_you_mean(column, map(str, row.values))
-    return DataError(f"{row.where}: no column '{column}'; the columns are {has}.{hint} {expected}.")
-
-
-def _require(row: Row, column: str, expected: str) -> None:
-    if column not in row.values:
-        raise _missing(row, column, expected)
-
-
-def _wrong(row: Row, column: str, value: Any, expected: str) -> DataError:
-    return DataError(
-        f"{row.where}: column '{column}' holds {describe(value)}; expected {expected}."
-    )
-
-
-def _text(row: Row, column: str) -> str:
-    value = row.values[column]
-    if not isinstance(value, str):
-        raise _wrong(row, column, value, "text")
-    _check_unicode(row, column, value)
-    return value
-
-
-def _check_unicode(row: Row, column: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{row.where}: column '{column}' holds half a surrogate pair at character "
-            f"{error.start}, which is no text; write the whole character."
-        ) from None
+    return messages[:first], messages[first : last_assistant(messages) + 1]
 
 
 def _instruction(row: Row) -> Messages:
     """Returns one user turn: the instruction, and after an empty line the input if there is one."""
-    parts = [_text(row, "instruction")]
+    parts = [read_text(row, "instruction")]
     if row.values.get("input") is not None:
-        parts.append(_text(row, "input"))
+        parts.append(read_text(row, "input"))
     return [{"role": "user", "content": "\n\n".join(part for part in parts if part)}]
-
-
-def _text_or_messages(row: Row, column: str) -> Prompt:
-    value = row.values[column]
-    if isinstance(value, str):
-        return _text(row, column)
-    if not isinstance(value, list):
-        raise _wrong(row, column, value, "text or chat messages")
-    return _messages(row, column)
-
-
-def _messages(row: Row, column: str) -> Messages:
-    value = row.values[column]
-    example = '[{"role": "user", "content": "..."}]'
-    if not isinstance(value, list):
-        raise _wrong(row, column, value, f"chat messages such as {example}")
-    if not value:
-        raise DataError(f"{row.where}: column '{column}' is an empty list; expected {example}.")
-    return [_message(row, f"{column}[{index}]", message) for index, message in enumerate(value)]
-
-
-def _message(row: Row, column: str, message: Any) -> dict[str, str]:
-    if not isinstance(message, Mapping):
-        raise _wrong(row, column, message, "an object with 'role' and 'content'")
-    for key in ("role", "content"):
-        if key not in message:
-            keys = ", ".join(f"'{name}'" for name in message) or "nothing"
-            raise DataError(
-                f"{row.where}: '{column}' has no '{key}'; it has {keys}. "
-                "A message is an object with 'role' and 'content'."
-            )
-        if not isinstance(message[key], str):
-            raise _wrong(row, f"{column}.{key}", message[key], "text")
-        _check_unicode(row, f"{column}.{key}", message[key])
-    if message["role"] not in ROLES:
-        raise DataError(
-            f"{row.where}: '{column}' has the role '{message['role']}'; expected one of "
-            f"{', '.join(ROLES)}.{did_you_mean(message['role'], ROLES)}"
-        )
-    return {key: value for key, value in message.items() if value is not None}
-
-
-def _check_ends_with_user(row: Row, column: str, messages: Messages) -> None:
-    if messages[-1]["role"] not in ("user", "tool"):
-        raise DataError(
-            f"{row.where}: '{column}' ends with the role '{messages[-1]['role']}'; "
-            "a prompt ends with a user message, which the policy answers."
-        )

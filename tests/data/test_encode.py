@@ -225,8 +225,8 @@ def test_long_responses_are_cut_and_long_prompts_dropped_and_both_counted(plain:
     assert [len(row.response_ids) for row in encoded] == [2, 4, 4]
     assert [row.response_ids[-1] == 1 for row in encoded] == [True, False, False]
     assert all(len(row.prompt_ids + row.response_ids) <= 6 for row in encoded)
-    assert (report.num_rows, report.num_cut, report.num_dropped) == (4, 2, 1)
-    assert (report.first_cut, report.first_dropped) == ("data[1]", "data[2]")
+    assert report.num_rows == 4
+    assert (report.cut, report.dropped) == (["data[1]", "data[3]"], ["data[2]"])
     assert "2 cut (first: data[1]); 1 dropped" in report.describe()
 
 
@@ -248,7 +248,10 @@ def test_a_cut_conversation_ends_with_a_token_that_carries_loss(chatml: Any) -> 
 
 def test_a_file_whose_rows_all_leave_no_room_is_an_error(plain: Any) -> None:
     rows = read_demonstrations([{"prompt": "hello", "completion": "you"}])
-    with pytest.raises(DataError, match=r"every one of 1 rows was dropped.*2 tokens.*data\[0\]"):
+    with pytest.raises(
+        DataError,
+        match=r"nothing is left to learn from: of 1 rows, at 2 tokens: 1 dropped.*data\[0\]",
+    ):
         encode_demonstrations(plain, rows, end_ids=[1], max_length=2)
 
 

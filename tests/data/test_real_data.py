@@ -31,7 +31,7 @@ def test_alpaca_rows_end_where_their_output_ends(real_data: Path, stories: Any) 
     rows = read_demonstrations(real_data / "instruct_train.jsonl")
     assert len(rows) == 4513
     encoded, report = encode_demonstrations(stories, rows[:200], end_ids=END_IDS)
-    assert (len(encoded), report.num_cut, report.num_dropped) == (200, 0, 0)
+    assert (len(encoded), report.cut, report.dropped) == (200, [], [])
     for row, tokens in zip(rows[:200], encoded, strict=True):
         assert all(tokens.response_mask)
         text = stories.decode(tokens.prompt_ids + tokens.response_ids, skip_special_tokens=True)

@@ -1,0 +1,153 @@
+"""What a row's columns hold: text, chat messages, and errors that name place and column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alignzoo.data.rows import Row, describe
+from alignzoo.errors import DataError, did_you_mean
+from alignzoo.reward import Prompt
+
+Messages = list[dict[str, str]]
+Completion = str | Messages
+ROLES = ("system", "developer", "user", "assistant", "tool")
+EXAMPLE = '[{"role": "user", "content": "..."}]'
+
+
+def other_columns(row: Row, used: set[str]) -> dict[str, Any]:
+    """Returns the columns that are not among `used`."""
+    return {name: value for name, value in row.values.items() if name not in used}
+
+
+def missing(row: Row, column: str, expected: str) -> DataError:
+    """Returns the error of a row without `column`; it names the columns the row has."""
+    has = ", ".join(f"'{name}'" for name in row.values) or "none"
+    hint = did_you_mean(column, map(str, row.values))
+    return DataError(f"{row.where}: no column '{column}'; the columns are {has}.{hint} {expected}.")
+
+
+def require(row: Row, columns: Sequence[str], expected: str) -> None:
+    """Checks that the row has all of `columns`; `expected` says which columns go together."""
+    for column in columns:
+        if column not in row.values:
+            raise missing(row, column, expected)
+
+
+def wrong(row: Row, column: str, value: Any, expected: str) -> DataError:
+    """Returns the error of a column that holds something else than expected."""
+    return DataError(
+        f"{row.where}: column '{column}' holds {describe(value)}; expected {expected}."
+    )
+
+
+def read_text(row: Row, column: str) -> str:
+    """Returns a column that must hold text."""
+    value = row.values[column]
+    if not isinstance(value, str):
+        raise wrong(row, column, value, "text")
+    _check_unicode(row, column, value)
+    return value
+
+
+def read_text_or_messages(row: Row, column: str) -> Prompt:
+    """Returns a column that must hold text or chat messages."""
+    value = row.values[column]
+    if isinstance(value, str):
+        return read_text(row, column)
+    if not isinstance(value, list):
+        raise wrong(row, column, value, "text or chat messages")
+    return read_messages(row, column)
+
+
+def read_messages(row: Row, column: str) -> Messages:
+    """Returns a column that must hold chat messages, at least one."""
+    value = row.values[column]
+    if not isinstance(value, list):
+        raise wrong(row, column, value, f"chat messages such as {EXAMPLE}")
+    if not value:
+        raise DataError(f"{row.where}: column '{column}' is an empty list; expected {EXAMPLE}.")
+    return [_message(row, f"{column}[{index}]", message) for index, message in enumerate(value)]
+
+
+def read_prompt(row: Row, column: str = "prompt") -> Prompt:
+    """Returns a column that must hold a prompt: text, or chat messages that end with the user."""
+    prompt = read_text_or_messages(row, column)
+    if isinstance(prompt, list):
+        check_ends_with_user(row, column, prompt)
+    return prompt
+
+
+def check_ends_with_user(row: Row, column: str, messages: Messages) -> None:
+    """Checks that messages are a prompt: that the policy is the one to answer."""
+    if messages[-1]["role"] not in ("user", "tool"):
+        raise DataError(
+            f"{row.where}: '{column}' ends with the role '{messages[-1]['role']}'; "
+            "a prompt ends with a user message, which the policy answers."
+        )
+
+
+def answers(
+    row: Row, prompt: Prompt, given: Mapping[str, Prompt]
+) -> tuple[Prompt, dict[str, Completion]]:
+    """Returns the prompt and what answers it, all as text or all as chat messages.
+
+    Where one is chat, a text prompt is a user turn and a text answer an assistant turn. What
+    follows an answer's last assistant turn is left out.
+
+    Args:
+        given: the answers by column.
+    Raises:
+        DataError: an answer of chat messages does not begin with the assistant.
+    """
+    if isinstance(prompt, str) and all(isinstance(answer, str) for answer in given.values()):
+        return prompt, dict(given)
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    found: dict[str, Completion] = {}
+    for column, answer in given.items():
+        if isinstance(answer, str):
+            answer = [{"role": "assistant", "content": answer}]
+        if answer[0]["role"] != "assistant":
+            raise DataError(
+                f"{row.where}: '{column}' begins with the role '{answer[0]['role']}'; "
+                "expected an assistant message."
+            )
+        found[column] = answer[: last_assistant(answer) + 1]
+    return prompt, found
+
+
+def last_assistant(messages: Messages) -> int:
+    """Returns the index of the last assistant turn; there must be one."""
+    return max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+
+
+def _message(row: Row, column: str, message: Any) -> dict[str, str]:
+    if not isinstance(message, Mapping):
+        raise wrong(row, column, message, "an object with 'role' and 'content'")
+    for key in ("role", "content"):
+        if key not in message:
+            keys = ", ".join(f"'{name}'" for name in message) or "nothing"
+            raise DataError(
+                f"{row.where}: '{column}' has no '{key}'; it has {keys}. "
+                "A message is an object with 'role' and 'content'."
+            )
+        if not isinstance(message[key], str):
+            raise wrong(row, f"{column}.{key}", message[key], "text")
+        _check_unicode(row, f"{column}.{key}", message[key])
+    if message["role"] not in ROLES:
+        raise DataError(
+            f"{row.where}: '{column}' has the role '{message['role']}'; expected one of "
+            f"{', '.join(ROLES)}.{did_you_mean(message['role'], ROLES)}"
+        )
+    return {key: value for key, value in message.items() if value is not None}
+
+
+def _check_unicode(row: Row, column: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{row.where}: column '{column}' holds half a surrogate pair at character "
+            f"{error.start}, which is no text; write the whole character."
+        ) from None
