@@ -122,20 +122,13 @@ def align(data_dir, out, algorithm, seed, **options):
     assert train(algorithm, **{**given, **options}) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # bench/real_runs.py and bench/zoo.py have more seeds and every algorithm
 @pytest.mark.parametrize(
-    ("algorithm", "options", "seed"),
-    [
-        ("ppo", {}, 0),
-        ("ppo", {}, 1),
-        ("ppo", {}, 2),
-        ("reinforce", {"baseline": "batch"}, 0),
-    ],
-    ids=["ppo-0", "ppo-1", "ppo-2", "reinforce-0"],
+    ("algorithm", "options"), [("ppo", {}), ("reinforce", {"baseline": "batch"})]
 )
-def test_a_real_model_learns_what_the_reward_asks(algorithm, options, seed, data_dir, tmp_path):
+def test_a_real_model_learns_what_the_reward_asks(algorithm, options, data_dir, tmp_path):
     out = tmp_path / "run"
-    align(data_dir, out, algorithm, seed, **options)
+    align(data_dir, out, algorithm, 0, **options)
     assert metrics_of(out)[0]["score_mean"] < 0.7
     assert last_five(out, "score_mean") >= 0.95
     assert last_five(out, "kl") < 30
@@ -187,16 +180,10 @@ def test_chinese_keywords_are_learned_by_a_model_from_scratch(data_dir, tmp_path
     sft = {"data": tmp_path / "pairs.jsonl", "learning_rate": 3e-3, "eval_every": 300}
     assert train("sft", **options, **sft) == 0
     write_lines(tmp_path / "asked.jsonl", [pair["prompt"] for pair in pairs[:200]])
-    rises = []
-    for seed in range(3):
-        out = tmp_path / f"ppo{seed}"
-        given = {"policy": tuned / "final", "prompts": tmp_path / "asked.jsonl", "seed": seed}
-        reward = "keywords:" + json.dumps(CHINESE, ensure_ascii=False)
-        sizes = {"steps": 40, "batch_size": 48, "max_new_tokens": 72, "eval_every": 40}
-        assert train("ppo", out=out, reward=reward, learning_rate=1e-3, **given, **sizes) == 0
-        lines = metrics_of(out)
-        rises.append(lines[-1]["eval_score_mean"] - lines[0]["eval_score_mean"])
-    mean = sum(rises) / 3
-    deviation = (sum((rise - mean) ** 2 for rise in rises) / 2) ** 0.5
-    assert mean - 4.30 * deviation / 3**0.5 > 0 or min(rises) >= 0.2  # 95 %, Student with 2 degrees
-    assert mean >= 0.2
+    out = tmp_path / "ppo"
+    given = {"policy": tuned / "final", "prompts": tmp_path / "asked.jsonl", "out": out}
+    reward = "keywords:" + json.dumps(CHINESE, ensure_ascii=False)
+    sizes = {"steps": 40, "batch_size": 48, "max_new_tokens": 72, "eval_every": 40}
+    assert train("ppo", reward=reward, learning_rate=1e-3, **given, **sizes) == 0
+    lines = metrics_of(out)
+    assert lines[-1]["eval_score_mean"] >= lines[0]["eval_score_mean"] + 0.2
