@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alignzoo.policy import PolicyOutput
     from alignzoo.rollout import RolloutBatch
 
-Aggregate = Literal["token_mean", "sequence_mean", "sequence_sum_norm"]
+Aggregate = Literal["token_mean", "sequence_mean", "sequence_sum", "sequence_sum_norm"]
 
 
 def mean(
@@ -32,8 +32,8 @@ def mean(
     """Returns the mean of `x` [B, T] over unmasked tokens, 0-d.
 
     "token_mean": the sum over the number of tokens. "sequence_mean": the mean over rows of each
-    row's mean. "sequence_sum_norm": the sum over `num_sequences * max_length`, Liu et al. 2025,
-    arXiv:2503.20783. What lies under the mask is not looked at.
+    row's mean. "sequence_sum": the mean over rows of each row's sum. "sequence_sum_norm": that over
+    `max_length`, Liu et al. 2025, arXiv:2503.20783. What lies under the mask is not looked at.
 
     Raises:
         ValueError: "sequence_sum_norm" without `max_length`.
@@ -49,7 +49,7 @@ def _count(batch: RolloutBatch, aggregate: Aggregate, max_length: int | None) ->
     """Returns what a sum is divided by: a count of the whole minibatch."""
     if aggregate == "token_mean":
         return batch.num_tokens
-    if aggregate == "sequence_mean":
+    if aggregate in ("sequence_mean", "sequence_sum"):
         return batch.num_sequences
     if max_length is None:
         raise ValueError("sequence_sum_norm divides by max_length, which was not given")
@@ -93,7 +93,7 @@ def policy(
         dual_clip=dual_clip,
         kind=kind,
         level=level,
-        aggregate=aggregate,
+        aggregate="token_sum" if aggregate.startswith("sequence_sum") else aggregate,
         denominator=_count(batch, aggregate, max_length),
         behaviour_weights=behaviour_weights,
     )
@@ -108,13 +108,17 @@ def policy(
 
 
 def policy_gradient(
-    batch: RolloutBatch, out: PolicyOutput, *, aggregate: Aggregate = "token_mean"
+    batch: RolloutBatch,
+    out: PolicyOutput,
+    *,
+    aggregate: Aggregate = "token_mean",
+    max_length: int | None = None,
 ) -> Loss:
     """Returns -mean(A log p): its gradient is the policy gradient's estimate. Metric: policy_loss.
 
     Unlike `policy` it has no ratio, so it is right only for the policy that sampled.
     """
-    loss = -mean(batch, batch.advantages * out.log_probs, aggregate)
+    loss = -mean(batch, batch.advantages * out.log_probs, aggregate, max_length=max_length)
     whole, part = _share(batch, aggregate)
     return Loss(loss, {"policy_loss": (loss.detach() * whole, part)})
 
