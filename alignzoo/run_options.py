@@ -12,7 +12,7 @@ from alignzoo.config import Config
 class TrainerOptions(Config):
     """What the trainer's loop can be told."""
 
-    batch_size: int = Field(64, gt=0, description="responses (or demonstrations) per update")
+    batch_size: int = Field(64, gt=0, description="responses per update; a preference is two")
     max_new_tokens: int = Field(64, gt=0, description="longest response, in tokens")
     temperature: float = Field(
         1.0, gt=0, description="sampling temperature; every log-prob is taken at it"
@@ -27,7 +27,7 @@ class TrainerOptions(Config):
     )
     max_eval_rows: int = Field(128, gt=0, description="most rows one evaluation looks at")
     max_length: int | None = Field(
-        None, gt=1, description="longest demonstration in tokens; default the model's context"
+        None, gt=1, description="longest row of --data in tokens; default the model's context"
     )
     old_log_probs: Literal["auto", "sampler", "recompute"] = Field(
         "auto",
@@ -49,16 +49,22 @@ class RunOptions(TrainerOptions):
     """What `alignzoo train` can be told, apart from the algorithm's options."""
 
     policy: str = Field(..., description="model folder, hub id, or 'tiny'")
+    steering: bool = Field(
+        True, description="false trains the model below the critic that lies beside it"
+    )
     out: str = Field(..., description="folder of the run; must not hold another")
     prompts: str | None = Field(None, description="file or hub id with a 'prompt' column")
-    data: str | None = Field(None, description="file or hub id with demonstrations")
+    data: str | None = Field(
+        None,
+        description="file or hub id with demonstrations, preferences or ratings, as ALGO learns from",
+    )
     reward: list[str] = Field(
         default_factory=list,
         description="id, id:{json options}, file.py:function or folder; several are summed",
     )
     steps: int = Field(100, gt=0, description="updates")
     eval_prompts: str | None = Field(None, description="held-out prompts")
-    eval_data: str | None = Field(None, description="held-out demonstrations")
+    eval_data: str | None = Field(None, description="held-out rows of the kind of --data")
     threads: int | None = Field(None, gt=0, description="CPU threads; default torch's own choice")
     device: str = Field("cpu", description="where the policy lives")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(

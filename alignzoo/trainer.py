@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from alignzoo.algorithm import Algorithm, Metrics, check_state
 from alignzoo.checkpoint import Checkpoint, read_latest_checkpoint, write_checkpoint
-from alignzoo.collection import Collected, DemonstrationSource, RolloutSource, Source
+from alignzoo.collection import Collected, RolloutSource, Source
 from alignzoo.config import build_config
 from alignzoo.errors import ConfigError
 from alignzoo.learner import Learner, restrict
 from alignzoo.model_card import model_card
+from alignzoo.offline import OfflineSource
 from alignzoo.policy import Policy
 from alignzoo.progress import Progress
 from alignzoo.random_streams import (
@@ -30,7 +31,8 @@ from alignzoo.run_counts import RunCounts
 from alignzoo.run_folder import RunFolder
 from alignzoo.run_options import TrainerOptions
 from alignzoo.scoring import RewardSum
-from alignzoo.training_data import Dataset, check_source, load_demonstrations, load_prompts
+from alignzoo.steering import Steering, check_unsteered, write_steering
+from alignzoo.training_data import Dataset, check_source, load_examples, load_prompts
 
 Observer = Callable[[int, Mapping[str, Any]], bool | None]
 
@@ -38,8 +40,8 @@ Observer = Callable[[int, Mapping[str, Any]], bool | None]
 class Trainer:
     """Trains a policy by an algorithm and keeps a folder that says everything about the run.
 
-    An update is one rollout and all learning from it; an offline algorithm takes one batch of
-    demonstrations instead. Each is one line of `metrics.jsonl`.
+    An update is one rollout and all learning from it; an offline algorithm takes the
+    next rows of its data instead. Each is one line of `metrics.jsonl`.
     """
 
     def __init__(
@@ -78,9 +80,10 @@ class Trainer:
             out: folder of the run; must not hold another, unless it is resumed.
             reward: a reward, a function, or a list of them; summed.
             prompts: file, hub id, or list of prompts, for algorithms that sample.
-            data: file, hub id, or list of demonstrations, for algorithms that do not.
+            data: file, hub id, or list of demonstrations, preferences or ratings, for algorithms
+                that do not.
             eval_prompts: held-out prompts; else `eval_fraction` of `prompts` is held out.
-            eval_data: held-out demonstrations; else `eval_fraction` of `data` is held out.
+            eval_data: held-out rows of that kind; else `eval_fraction` of `data` is held out.
             observers: called as `observer(step, metrics)` after each update; True ends the run.
             record: what else config.yaml says, such as plugin owners.
 
@@ -106,33 +109,30 @@ class Trainer:
         self.policy = (
             policy if isinstance(policy, Policy) else Policy.from_pretrained(policy, seed=seed)
         )
+        check_unsteered(self.policy)
         self.algorithm = algorithm
         self.observers = list(observers)
         self.folder = RunFolder(out)
-        check_source(algorithm)
+        source = algorithm.needs.source
+        given = {
+            "prompts": prompts,
+            "reward": reward,
+            "eval_prompts": eval_prompts,
+            "data": data,
+            "eval_data": eval_data,
+        }
+        check_source(type(algorithm).__name__, source, batch_size, given)
         self.reward: RewardSum | None = None
         self.dataset: Dataset[Any]
-        if algorithm.needs.source == "rollouts":
-            self.reward = RewardSum.of(self._require(reward, "a reward"))
-            self.dataset = load_prompts(
-                self.policy, self._require(prompts, "prompts"), eval_prompts, self.options
-            )
+        if source == "rollouts":
+            self.reward = RewardSum.of(reward)
+            self.dataset = load_prompts(self.policy, prompts, eval_prompts, self.options)
         else:
-            self.dataset = load_demonstrations(
-                self.policy, self._require(data, "data"), eval_data, self.options
-            )
+            self.dataset = load_examples(self.policy, source, data, eval_data, self.options)
         self.config = describe_run(self, record or {})
         with preserved_globals():
             seed_globals(seed)
             self._prepare_learning()
-
-    def _require(self, value: Any, name: str) -> Any:
-        if value is None:
-            raise ConfigError(
-                f"{type(self.algorithm).__name__} learns from {self.algorithm.needs.source}; "
-                f"give it {name}"
-            )
-        return value
 
     def _prepare_learning(self) -> None:
         needs, options = self.algorithm.needs, self.options
@@ -172,7 +172,7 @@ class Trainer:
             return RolloutSource(
                 self.learner, self.algorithm, self.reward, self.dataset, self.options
             )
-        return DemonstrationSource(self.learner, self.algorithm, self.dataset, self.options)
+        return OfflineSource(self.learner, self.dataset, self.options)
 
     def run(
         self, steps: int, *, resume: bool = False, allow_changed: bool = False
@@ -290,6 +290,7 @@ class Trainer:
             "step": self.step,
             **values,
             "learning_rate": self.learner.optimizer.param_groups[0]["lr"],
+            "samples": self.counts.num_samples,
             "tokens": self.counts.num_tokens,
             "skipped_updates": self.counts.num_skipped,
         }
@@ -371,6 +372,9 @@ class Trainer:
     def _finish(self) -> None:
         """Writes final/ and report.html."""
         self.policy.save(self.folder.final)
+        if self.policy.shape_logits is not None:
+            steering = Steering(self.algorithm, self.learner.extra)
+            write_steering(self.folder.final, self.policy, steering)
         card = model_card(
             self.folder.read_config(),
             self.folder.read("metrics.jsonl"),

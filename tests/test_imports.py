@@ -29,7 +29,8 @@ CONTRACTS = {"algorithm", "reward", "policy"}
 TOP = {"testing", "cli", "__main__"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "config": {"errors"},
+    "options": set(),
+    "config": {"errors", "options"},
     "run_options": {"config"},
     "kernels": {"errors", "_core"},
     "rollout": {"errors", "kernels"},
@@ -41,7 +42,10 @@ ALLOWED: dict[str, set[str]] = {
     "plugin_registry": BASE | {"specs", "hookspecs", "plugin_checks", "plugin_loader"},
     "algorithm": BASE | {"kernels", "rollout"} | CONTRACTS,
     "reward": BASE | {"kernels", "rollout"} | CONTRACTS,
-    "policy": BASE | {"kernels", "rollout"} | CONTRACTS,
+    "policy": BASE | {"kernels", "rollout", "steering"} | CONTRACTS,
+    # A model's folder names by id whose critic steers it: the one place beside the top where an id
+    # becomes a class, when `Policy.from_pretrained` asks for it.
+    "steering": BASE | {"random_streams", "plugin_registry"},
 }
 FREE_OF_TORCH = ["kernels", "rollout", "algorithm", "reward", "scoring", "plugin_registry", "cli"]
 IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}

@@ -26,6 +26,7 @@ class GenerateOptions(Config):
     top_p: float = Field(1.0, gt=0, le=1, description="sample from this much probability")
     seed: int = Field(0, ge=0, description="of the draws")
     batch_size: int = Field(64, gt=0, description="completions sampled at a time")
+    steering: bool = Field(True, description="apply the critic that lies beside the policy, if any")
     threads: int | None = Field(None, gt=0, description="CPU threads; default torch's own choice")
     device: str = Field("cpu", description="where the policy lives")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -55,7 +56,11 @@ def _generate(options: GenerateOptions) -> list[dict[str, Any]]:
 
     rows = read_prompts(options.prompts)
     policy = Policy.from_pretrained(
-        options.policy, dtype=options.dtype, device=options.device, seed=options.seed
+        options.policy,
+        dtype=options.dtype,
+        device=options.device,
+        seed=options.seed,
+        steering=options.steering,
     )
     prompts = encode_prompts(policy.tokenizer, rows)
     check_prompt_lengths(

@@ -170,11 +170,12 @@ def _make_trainer(
 
     algorithm = found.build("algorithm", id, algorithm_options)
     source = algorithm.needs.source
-    check_source(algorithm)
-    _check_files(id, source, options)
+    names = ("prompts", "reward", "eval_prompts", "data", "eval_data")
+    given = {"--" + name.replace("_", "-"): getattr(options, name) for name in names}
+    check_source(id, source, options.batch_size, given)
     check_batch_size(options.batch_size, algorithm.needs.group_size)
     reward = resolve_rewards(options.reward, found) if source == "rollouts" else None
-    rows = _read_rows(options)  # before the policy: a wrong file is told at once
+    rows = _read_rows(source, options)  # before the policy: a wrong file is told at once
     policy = Policy.from_pretrained(
         options.policy,
         dtype=options.dtype,
@@ -183,6 +184,7 @@ def _make_trainer(
         lora_rank=options.lora_rank,
         lora_alpha=options.lora_alpha,
         lora_targets=options.lora_targets,
+        steering=options.steering,
     )
     return Trainer(
         policy=policy,
@@ -196,35 +198,15 @@ def _make_trainer(
     )
 
 
-def _read_rows(options: RunOptions) -> dict[str, Any]:
+def _read_rows(source: str, options: RunOptions) -> dict[str, Any]:
     """Returns the rows of each file that was given, by the name of the trainer's argument."""
-    from alignzoo.data import read_demonstrations, read_prompts
+    from alignzoo.data import read_prompts
+    from alignzoo.training_data import KINDS
 
-    readers = {
-        "prompts": read_prompts,
-        "data": read_demonstrations,
-        "eval_prompts": read_prompts,
-        "eval_data": read_demonstrations,
-    }
-    given = {name: getattr(options, name) for name in readers}
-    return {name: readers[name](path) for name, path in given.items() if path is not None}
-
-
-def _check_files(id: str, source: str, options: RunOptions) -> None:
-    """Says which of --prompts, --reward and --data the algorithm lacks or cannot use."""
-    samples = source == "rollouts"
-    for name, wanted in {
-        "prompts": samples,
-        "reward": samples,
-        "eval_prompts": samples,
-        "data": not samples,
-        "eval_data": not samples,
-    }.items():
-        flag, value = "--" + name.replace("_", "-"), getattr(options, name)
-        if wanted and not value and not name.startswith("eval_"):
-            raise ConfigError(f"{id} learns from {source}; give it {flag}")
-        if not wanted and value:
-            raise ConfigError(f"{id} learns from {source} and has no use for {flag}; leave it out")
+    read = read_prompts if source == "rollouts" else KINDS[source].read
+    names = ("prompts", "data", "eval_prompts", "eval_data")
+    given = {name: getattr(options, name) for name in names}
+    return {name: read(path) for name, path in given.items() if path is not None}
 
 
 def _record(found: Registry, entry: Entry, options: RunOptions) -> dict[str, Any]:
@@ -317,6 +299,9 @@ def _summarise(trainer: Trainer, lines: list[dict[str, Any]]) -> None:
         parts.append(f"kl {last['kl']:.4g} nats")
     print(f"{len(lines)} updates: {', '.join(parts)}" if parts else f"{len(lines)} updates")
     print(f"model:  {trainer.folder.final}")
-    if trainer.policy.shape_logits is not None:
-        print("        (plain transformers loads it without the critic that steered it here)")
     print(f"report: {trainer.folder.path / 'report.html'}")
+    if trainer.policy.shape_logits is not None:
+        print(
+            "the critic in the model's folder alignzoo/ steers it in `alignzoo generate` and "
+            "Policy.from_pretrained; plain transformers loads the unsteered model"
+        )

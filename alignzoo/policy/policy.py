@@ -22,6 +22,7 @@ from alignzoo.policy.loading import add_adapter, load_model
 
 if TYPE_CHECKING:
     from alignzoo.rollout import RolloutBatch
+    from alignzoo.steering import Steering
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Policy:
         self.adapter = adapter
         self.value_head: nn.Linear | None = None
         self.shape_logits: ShapeLogits | None = None
+        self.steering: Steering | None = None  # what shape_logits was loaded from
         self._reference: LanguageModel | None = None
         self._has_reference = False
 
@@ -67,6 +69,7 @@ class Policy:
         lora_rank: int = 0,
         lora_alpha: float | None = None,
         lora_targets: str | list[str] = "all-linear",
+        steering: bool = True,
     ) -> Policy:
         """Loads a policy.
 
@@ -78,8 +81,9 @@ class Policy:
             lora_rank: train LoRA adapters of this rank instead of the weights; 0 trains all.
             lora_alpha: their scale times their rank; default twice the rank.
             lora_targets: module names, or "all-linear".
+            steering: apply the critic that lies beside a model which was trained with one.
         Raises:
-            ConfigError: there is no causal language model there.
+            ConfigError: there is no causal language model there, or its critic cannot be used.
         """
         model, tokenizer = load_model(str(source), dtype=dtype, seed=seed)
         adapter = None
@@ -88,7 +92,12 @@ class Policy:
                 model, rank=lora_rank, alpha=lora_alpha, targets=lora_targets, seed=seed
             )
         model.to(device)
-        return cls(model, tokenizer, adapter=adapter)
+        policy = cls(model, tokenizer, adapter=adapter)
+        if steering:
+            from alignzoo.steering import load_steering
+
+            policy.steering = load_steering(str(source), policy)
+        return policy
 
     @property
     def model(self) -> Any:
@@ -307,11 +316,11 @@ class Policy:
         return [{"params": list(self.model.parameters())}, {**head, **rate}]
 
     def snapshot(self) -> Policy:
-        """Returns a frozen copy, without the reference."""
+        """Returns a frozen copy, without the reference; what shapes the logits is copied too."""
         twin = Policy(copy.deepcopy(self.model).requires_grad_(False), self.tokenizer)
         if self.value_head is not None:
             twin.value_head = copy.deepcopy(self.value_head).requires_grad_(False)
-        twin.shape_logits = self.shape_logits
+        twin.shape_logits = copy.deepcopy(self.shape_logits)  # of a method, also its object
         return twin
 
     def fingerprint(self) -> str:
@@ -325,12 +334,19 @@ class Policy:
         return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Writes model and tokenizer in the transformers layout; LoRA adapters are merged in."""
+        """Writes model and tokenizer in the transformers layout; LoRA adapters are merged in.
+
+        A critic that was loaded with the model is written beside it again.
+        """
         model = self.model
         if self.adapter is not None:
             model = copy.deepcopy(self.adapter).merge_and_unload()
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        if self.steering is not None:
+            from alignzoo.steering import write_steering
+
+            write_steering(folder, self, self.steering)
 
 
 class _ResponseStates:
