@@ -7,6 +7,7 @@
 #   make sanitize    drive the kernels: as they are, under ASan and UBSan, and under TSan
 #   make build       install once; afterwards compile only what changed in csrc/
 #   make compat      the tests on the oldest torch and transformers that are supported
+#   make peers       the tests beside TRL, verl, OpenRLHF and Stable-Baselines3, in their company
 #   make clean       remove the virtual environments and everything built
 #
 # Variables: PYTHON (the interpreter that makes the environment), VENV (where it lies),
@@ -34,7 +35,7 @@ export ALIGNZOO_DATA ?= $(abspath ../shared/data)
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow check sanitize build compat test-compat clean
+.PHONY: demo test test-slow check sanitize build compat test-compat peers test-peers clean
 .DEFAULT_GOAL := test
 
 demo: build
@@ -102,5 +103,16 @@ test-compat: build $(VENV)/.tools
 	$(BIN)/python -c 'import transformers; print("transformers", transformers.__version__)'
 	HF_HUB_OFFLINE=1 $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
+# The peers' own dependencies stay away: they ask for other releases of transformers and for a GPU.
+peers:
+	$(MAKE) test-peers VENV=.venv-peers
+
+test-peers: build $(VENV)/.peers
+	HF_HUB_OFFLINE=1 $(PYTEST) -m peer $(PYTEST_ARGS)
+
+$(VENV)/.peers: $(VENV)/.tools .ci/requirements-peers.txt
+	$(PIP) install --no-deps --requirement .ci/requirements-peers.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-compat build dist demo-out .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-compat .venv-peers build dist demo-out .mypy_cache .pytest_cache .ruff_cache
