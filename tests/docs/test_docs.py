@@ -15,7 +15,10 @@ import alignzoo as az
 from alignzoo.cli.fields import options_of
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs" / "algorithms").glob("*.md"))
+PAGES = [
+    page for page in sorted((ROOT / "docs" / "algorithms").glob("*.md")) if page.stem != "README"
+]
+TABLE = re.compile(r"<!-- options: (\w+) -->\n((?:\|.*(?:\n|$))*)")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 SMALL = "--steps 2 --batch-size 8 --max-new-tokens 16"
 
@@ -118,6 +121,10 @@ def test_plugin_page_reward_scores(tmp_path: Path) -> None:
 def test_algorithm_page_commands_run(page: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hello"}\n')
     (tmp_path / "instructions.jsonl").write_text('{"instruction": "Greet.", "output": "Hi."}\n')
+    pair = '{"prompt": "Hello", "chosen": " you", "rejected": " them"}\n'
+    (tmp_path / "pairs.jsonl").write_text(pair)
+    rated = '{"prompt": "Hello", "completion": " you", "rating": 1}\n'
+    (tmp_path / "ratings.jsonl").write_text(rated + rated.replace("you", "us").replace("1", "0"))
     for command in commands(page):
         run(command, tmp_path)
 
@@ -133,20 +140,29 @@ def option_table(id: str) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_option_table_is_what_the_code_says(page: Path) -> None:
     text = page.read_text()
-    marker = f"<!-- options: {page.stem} -->\n"
-    assert marker in text
     if os.environ.get("ALIGNZOO_WRITE_DOCS"):
-        page.write_text(text.partition(marker)[0] + marker + option_table(page.stem) + "\n")
+        page.write_text(
+            TABLE.sub(
+                lambda found: f"<!-- options: {found[1]} -->\n{option_table(found[1])}\n", text
+            )
+        )
         return
-    table = text.partition(marker)[2].strip()
-    assert table == option_table(page.stem), "run with ALIGNZOO_WRITE_DOCS=1 to write it anew"
+    tables = dict(TABLE.findall(text))
+    assert tables
+    for id, table in tables.items():
+        assert table.strip() == option_table(id), "run with ALIGNZOO_WRITE_DOCS=1 to write it anew"
 
 
 def test_every_algorithm_is_in_the_readme_and_has_a_page() -> None:
-    ours = {e.id for e in az.registry().algorithms if e.plugin.first_party}
-    readme = (ROOT / "README.md").read_text()
-    assert set(re.findall(r"^\| `(\w+)` \|", readme, re.M)) == ours
-    assert {page.stem for page in PAGES} == ours
+    ours = {e.id: e.plugin.name for e in az.registry().algorithms if e.plugin.first_party}
+    for page in ("README.md", "docs/algorithms/README.md"):
+        named = re.findall(r"`(\w+)`", (ROOT / page).read_text())
+        assert set(ours) <= set(named), page
+    assert {page.stem for page in PAGES} == set(ours.values())  # one page for a plugin's family
+    for id, plugin in ours.items():
+        assert (
+            f"`{id}`" in (ROOT / "docs" / "algorithms" / f"{plugin}.md").read_text() or id == plugin
+        )
 
 
 def test_links_between_pages_lead_somewhere() -> None:
