@@ -1,7 +1,7 @@
-"""Where an update's batch comes from: responses sampled and scored, or demonstrations read.
+"""Where an update's batch comes from: responses sampled and scored.
 
-Both sources fill the same buffer and hand out the same kind of batch; that is why one trainer
-serves algorithms that sample and algorithms that do not.
+`alignzoo.offline` reads them from a file. Both fill the same buffer and hand out the same kind of
+batch; that is why one trainer serves algorithms that sample and algorithms that do not.
 """
 
 from __future__ import annotations
@@ -16,27 +16,25 @@ from numpy.typing import NDArray
 
 from alignzoo import kernels
 from alignzoo.algorithm import Algorithm, Metrics
-from alignzoo.data import EncodedDemonstration, EncodedPrompt
+from alignzoo.data import EncodedPrompt
 from alignzoo.errors import ConfigError
 from alignzoo.evaluation import (
     ScoredResponses,
-    append_demonstrations,
     append_responses,
-    evaluate_demonstrations,
     evaluate_rollouts,
     sample_and_score,
     score_metrics,
 )
 from alignzoo.learner import restrict
-from alignzoo.random_streams import derive_seed, stream
+from alignzoo.random_streams import derive_seed
 from alignzoo.rollout import last_action_positions
+from alignzoo.training_data import Cursor, Dataset
 
 if TYPE_CHECKING:
     from alignzoo.learner import Learner
-    from alignzoo.rollout import RolloutBatch
+    from alignzoo.rollout import RolloutBatch, RolloutBuffer
     from alignzoo.run_options import TrainerOptions
     from alignzoo.scoring import RewardSum
-    from alignzoo.training_data import Dataset
 
 
 NUM_SAMPLES = 8  # lines of samples.jsonl a time
@@ -83,26 +81,6 @@ class Source(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes back to where `state_dict` stood."""
-
-
-class Cursor:
-    """Walks over `num_rows` rows again and again, in an order shuffled anew for each pass."""
-
-    def __init__(self, num_rows: int, seed: int) -> None:
-        self.num_rows = num_rows
-        self.seed = seed
-        self.position = 0
-
-    def take(self, count: int) -> list[int]:
-        """Returns the next `count` row numbers."""
-        taken: list[int] = []
-        while len(taken) < count:
-            epoch, start = divmod(self.position, self.num_rows)
-            order = stream(self.seed, "order", epoch).permutation(self.num_rows)
-            rows = order[start : start + count - len(taken)]
-            taken += rows.tolist()
-            self.position += len(rows)
-        return taken
 
 
 class RolloutSource:
@@ -250,7 +228,7 @@ class RolloutSource:
             kl = float(penalty.double().sum()) + 0.0  # never -0.0
             metrics.merge(Metrics({"kl": (kl, len(rows))}))
         buffer.set("rewards", self._rewards(batch, penalty), rows)
-        return prepare_batch(learner, self.algorithm, rows)
+        return prepare_batch(learner, buffer, rows)
 
     def _recomputes(self) -> bool:
         choice = self.options.old_log_probs
@@ -295,12 +273,12 @@ class RolloutSource:
         self.num_sampled = state["num_sampled"]
 
 
-def prepare_batch(learner: Learner, algorithm: Algorithm, rows: NDArray[np.int64]) -> RolloutBatch:
+def prepare_batch(learner: Learner, buffer: RolloutBuffer, rows: NDArray[np.int64]) -> RolloutBatch:
     """Returns filled rows as a batch, after the algorithm prepared it and the buffer took that."""
-    batch = learner.buffer.batch(rows, device=learner.policy.device)
-    view = restrict(batch, algorithm, may_write=True)
-    algorithm.prepare(view)
-    learner.buffer.write_back(view)
+    batch = buffer.batch(rows, device=learner.policy.device)
+    view = restrict(batch, learner.algorithm, may_write=True)
+    learner.algorithm.prepare(view)
+    buffer.write_back(view)
     return batch
 
 
@@ -315,56 +293,3 @@ def check_batch_size(batch_size: int, group_size: int) -> None:
             f"batch_size is {batch_size} and group_size is {group_size}; batch_size counts "
             "responses and must be a multiple of the group size"
         )
-
-
-class DemonstrationSource:
-    """Takes the next demonstrations of a file, in an order shuffled anew for each pass."""
-
-    def __init__(
-        self,
-        learner: Learner,
-        algorithm: Algorithm,
-        rows: Dataset[EncodedDemonstration],
-        options: TrainerOptions,
-    ) -> None:
-        self.learner = learner
-        self.algorithm = algorithm
-        self.rows = rows.train
-        self.held_out = rows.held_out
-        self.options = options
-        self.cursor = Cursor(len(self.rows), options.seed)
-        self.places: dict[int, str] = {}
-
-    def collect(self, step: int) -> Collected:
-        """Stores the next `batch_size` demonstrations and returns them as a batch."""
-        buffer = self.learner.buffer
-        taken = [self.rows[i] for i in self.cursor.take(self.options.batch_size)]
-        numbers = append_demonstrations(buffer, taken, version=step)
-        self.places = {int(n): row.where for n, row in zip(numbers, taken, strict=True)}
-        needs = self.algorithm.needs
-        if needs.ref_log_probs or needs.values:
-            batch = buffer.batch(numbers, device=self.learner.policy.device)
-            if needs.ref_log_probs:
-                buffer.set("ref_log_probs", self.learner.reference_log_probs(batch), numbers)
-            if needs.values:
-                buffer.set("values", self.learner.evaluate(batch).values, numbers)
-        batch = prepare_batch(self.learner, self.algorithm, numbers)
-        return Collected(batch, Metrics(), num_samples=len(batch), num_tokens=batch.num_tokens)
-
-    def evaluate(self, step: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Returns the loss on held-out demonstrations."""
-        if not self.held_out:
-            return {}, []
-        return evaluate_demonstrations(self.learner, self.held_out), []
-
-    def describe(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns the places of buffer rows of the last batch."""
-        return [{"row": self.places[row]} for row in rows if row in self.places]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns how many demonstrations were taken."""
-        return {"position": self.cursor.position}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to where `state_dict` stood."""
-        self.cursor.position = state["position"]

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignzoo.algorithm import Metrics
-from alignzoo.data import EncodedDemonstration, EncodedPrompt, gather_columns
+from alignzoo.data import EncodedPrompt, gather_columns
 from alignzoo.random_streams import derive_seed, preserved_globals
 from alignzoo.rollout import RolloutBuffer
 from alignzoo.scoring import RewardSum, Scores
@@ -133,32 +132,3 @@ def score_metrics(scores: Scores, *, prefix: str = "") -> dict[str, float]:
         named |= {f"{prefix}score/{name}": part for name, part in scores.parts.items()}
     finite = {name: values[np.isfinite(values)] for name, values in named.items()}
     return {name: float(values.mean()) for name, values in finite.items() if values.size}
-
-
-def append_demonstrations(
-    buffer: RolloutBuffer, rows: Sequence[EncodedDemonstration], *, version: int
-) -> NDArray[np.int64]:
-    """Stores demonstrations and returns their row numbers."""
-    numbers = buffer.append(
-        [row.prompt_ids for row in rows],
-        [row.response_ids for row in rows],
-        response_masks=[row.response_mask for row in rows],
-        policy_version=version,
-    )
-    return np.asarray(numbers, dtype=np.int64)
-
-
-def evaluate_demonstrations(
-    learner: Learner, rows: Sequence[EncodedDemonstration]
-) -> dict[str, float]:
-    """Returns `eval_loss`: mean negative log-likelihood per response token, in nats."""
-    buffer = RolloutBuffer()
-    batch = buffer.batch(
-        append_demonstrations(buffer, rows, version=0), device=learner.policy.device
-    )
-    metrics = Metrics()
-    for micro in learner.micro_batches(batch):
-        log_probs = learner.evaluate(micro).log_probs
-        count = int(micro.response_mask.sum())
-        metrics.merge(Metrics({"eval_loss": (-float(log_probs.double().sum()), count)}))
-    return metrics.result()

@@ -55,8 +55,7 @@ class RunOptions(TrainerOptions):
     out: str = Field(..., description="folder of the run; must not hold another")
     prompts: str | None = Field(None, description="file or hub id with a 'prompt' column")
     data: str | None = Field(
-        None,
-        description="file or hub id with demonstrations, preferences or ratings, as ALGO learns from",
+        None, description="file or hub id with demonstrations, preferences or ratings"
     )
     reward: list[str] = Field(
         default_factory=list,

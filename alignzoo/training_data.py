@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from alignzoo.algorithm import Algorithm
 from alignzoo.data import (
-    EncodedDemonstration,
+    Demonstration,
     EncodedPrompt,
+    EncodingReport,
+    Example,
+    Preference,
     PromptRow,
+    Rating,
     check_prompt_lengths,
     dataset_fingerprint,
     encode_demonstrations,
+    encode_preferences,
     encode_prompts,
+    encode_ratings,
     read_demonstrations,
+    read_preferences,
     read_prompts,
+    read_ratings,
 )
-from alignzoo.data.schemas import Demonstration
 from alignzoo.errors import ConfigError
 from alignzoo.policy import Policy
+from alignzoo.random_streams import stream
 from alignzoo.run_options import TrainerOptions
 
-EncodedT = TypeVar("EncodedT", EncodedPrompt, EncodedDemonstration)
-RowT = TypeVar("RowT", PromptRow, Demonstration)
+EncodedT = TypeVar("EncodedT")
+RowT = TypeVar("RowT", bound=PromptRow | Demonstration | Preference | Rating)
 
+
+class Kind(NamedTuple):
+    """One kind of data: what it needs, how it is read, how it is encoded."""
+
+    columns: str
+    read: Callable[..., list[Any]]
+    encode: Callable[..., tuple[list[Any], EncodingReport]]
+
+
+KINDS: Mapping[str, Kind] = {
+    "demonstrations": Kind("prompt, completion", read_demonstrations, encode_demonstrations),
+    "preferences": Kind("prompt, chosen, rejected", read_preferences, encode_preferences),
+    "ratings": Kind("prompt, completion, rating", read_ratings, encode_ratings),
+}
 MIN_ROWS_TO_SPLIT = 20
 
 
@@ -40,18 +61,66 @@ class Dataset(Generic[EncodedT]):
     notes: list[str] = field(default_factory=list)
 
 
-def check_source(algorithm: Algorithm) -> None:
-    """Checks that the trainer reads what the algorithm learns from.
+class Cursor:
+    """Walks over `num_rows` rows again and again, in an order shuffled anew for each pass."""
 
+    def __init__(self, num_rows: int, seed: int) -> None:
+        self.num_rows = num_rows
+        self.seed = seed
+        self.position = 0
+
+    def take(self, count: int) -> list[int]:
+        """Returns the next `count` row numbers."""
+        taken: list[int] = []
+        while len(taken) < count:
+            epoch, start = divmod(self.position, self.num_rows)
+            order = stream(self.seed, "order", epoch).permutation(self.num_rows)
+            rows = order[start : start + count - len(taken)]
+            taken += rows.tolist()
+            self.position += len(rows)
+        return taken
+
+
+def check_source(name: str, source: str, batch_size: int, given: Mapping[str, Any]) -> None:
+    """Checks that a run is given what its algorithm learns from, in batches that hold whole pairs.
+
+    Args:
+        name: what errors call the algorithm.
+        source: of its needs.
+        given: prompts, reward, eval_prompts, data and eval_data, under the names that errors use,
+            such as "--eval-data"; None or empty where nothing was given.
     Raises:
-        ConfigError: it does not; the message names the source.
+        ConfigError: something is missing or of no use; the message says what to give instead.
     """
-    source = algorithm.needs.source
-    if source not in ("rollouts", "demonstrations"):
+    samples = source == "rollouts"
+    if not samples and source not in KINDS:
+        expected = ", ".join(["rollouts", *KINDS])
+        raise ConfigError(f"{name} learns from '{source}'; expected one of {expected}")
+    options = {option.strip("-").replace("-", "_"): option for option in given}
+    required = ["prompts", "reward"] if samples else ["data"]
+    remedy = " and ".join(options[option] for option in required)
+    if not samples:
+        remedy += f" with the columns {KINDS[source].columns}"
+    for option in options:
+        useful = option.endswith("data") != samples
+        if not useful and _is_given(given[options[option]]):
+            complete = all(_is_given(given[options[other]]) for other in required)
+            instead = "leave it out" if complete else f"give it {remedy} instead"
+            raise ConfigError(
+                f"{name} learns from {source} and has no use for {options[option]}; {instead}"
+            )
+    for option in required:
+        if not _is_given(given[options[option]]):
+            raise ConfigError(f"{name} learns from {source}; give it {remedy}")
+    if source == "preferences" and batch_size % 2:
         raise ConfigError(
-            f"{type(algorithm).__name__} learns from {source}, which this trainer does not read; "
-            "expected an algorithm that needs rollouts or demonstrations"
+            f"batch_size is {batch_size} and {name} learns from preferences, which are pairs of "
+            "responses; batch_size counts responses and must be even"
         )
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and not (isinstance(value, (str, list, tuple)) and not value)
 
 
 def load_prompts(
@@ -77,22 +146,25 @@ def load_prompts(
     return _make_dataset(rows, given, encode, options)
 
 
-def load_demonstrations(
-    policy: Policy, data: Any, eval_data: Any, options: TrainerOptions
-) -> Dataset[EncodedDemonstration]:
-    """Reads and encodes demonstrations; over-long ones are cut or dropped, and noted.
+def load_examples(
+    policy: Policy, source: str, data: Any, eval_data: Any, options: TrainerOptions
+) -> Dataset[Example]:
+    """Reads and encodes demonstrations, preferences or ratings, as `source` says.
+
+    Over-long ones are cut or dropped, and noted.
 
     Raises:
         DataError: a row is wrong, or none fits; the message says where.
     """
-    rows = read_demonstrations(data, name="data")
-    given = None if eval_data is None else read_demonstrations(eval_data, name="eval_data")
+    kind = KINDS[source]
+    rows = kind.read(data, name="data")
+    given = None if eval_data is None else kind.read(eval_data, name="eval_data")
     end_ids = [policy.end_token_id, *policy.end_token_ids]
     limits = [n for n in (options.max_length, policy.context_length) if n is not None]
 
-    def encode(part: Sequence[Demonstration], notes: list[str]) -> list[EncodedDemonstration]:
-        encoded, report = encode_demonstrations(
-            policy.tokenizer, part, end_ids=end_ids, max_length=min(limits) if limits else None
+    def encode(part: Sequence[Any], notes: list[str]) -> list[Example]:
+        encoded, report = kind.encode(
+            policy.tokenizer, part, end_ids=end_ids, max_length=min(limits, default=None)
         )
         if report.describe():
             notes.append(report.describe())

@@ -55,6 +55,11 @@ class EncodedDemonstration:
     response_mask: list[bool]
     where: str = "data"
 
+    @property
+    def responses(self) -> tuple[EncodedDemonstration, ...]:
+        """Itself alone; other examples have responses of their own."""
+        return (self,)
+
 
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Gives a tokenizer without a chat template the plain default one; returns whether it did.

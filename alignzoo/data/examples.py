@@ -28,6 +28,11 @@ class EncodedPreference:
     chosen: EncodedDemonstration
     rejected: EncodedDemonstration
 
+    @property
+    def responses(self) -> tuple[EncodedDemonstration, ...]:
+        """Both, the chosen one first."""
+        return self.chosen, self.rejected
+
 
 @dataclass(frozen=True)
 class EncodedRating:
@@ -35,6 +40,14 @@ class EncodedRating:
 
     response: EncodedDemonstration
     rating: float
+
+    @property
+    def responses(self) -> tuple[EncodedDemonstration, ...]:
+        """The one response."""
+        return (self.response,)
+
+
+Example = EncodedDemonstration | EncodedPreference | EncodedRating
 
 
 @dataclass

@@ -15,8 +15,8 @@ from policy.cases import demonstrations, plain_log_probs, small_policy, stories_
 
 import alignzoo as az
 from alignzoo.data import encode_demonstrations, read_demonstrations
-from alignzoo.evaluation import append_demonstrations, evaluate_demonstrations
 from alignzoo.learner import Learner
+from alignzoo.offline import append_examples, evaluate_examples
 from alignzoo.testing import TokenMDP
 
 
@@ -113,7 +113,7 @@ def test_every_assistant_turn_carries_loss_and_no_other_turn_does():
     policy = small_policy()
     rows = encoded(policy, [CONVERSATION])
     buffer = az.RolloutBuffer()
-    batch = buffer.batch(append_demonstrations(buffer, rows, version=0))
+    batch = buffer.batch(append_examples(buffer, rows, version=0))
     gradient = logit_gradient(policy, batch)[0]
     learned = [
         int(batch.token_ids[0, place + 1]) for place in range(len(gradient)) if gradient[place] > 0
@@ -127,13 +127,13 @@ def test_the_loss_is_that_of_the_model_row_by_row():
     texts = [("Once upon a time", ", there was a cat."), ("The dog", " ran home. It was happy.")]
     rows = encoded(policy, [{"prompt": p, "completion": c} for p, c in texts])
     buffer = az.RolloutBuffer()
-    batch = buffer.batch(append_demonstrations(buffer, rows, version=0))
+    batch = buffer.batch(append_examples(buffer, rows, version=0))
     algorithm = az.make("sft")
     loss = algorithm.loss(batch, policy.evaluate(batch))
     exact = -plain_log_probs(policy.model, batch).double().sum() / batch.num_tokens
     assert float(loss.value.detach()) == pytest.approx(float(exact), rel=1e-5)
     learner = Learner(policy, algorithm, buffer)
-    held_out = evaluate_demonstrations(learner, rows)
+    held_out = evaluate_examples(learner, rows)
     assert held_out["eval_loss"] == pytest.approx(float(exact), rel=1e-5)
 
 
@@ -145,7 +145,7 @@ def test_it_learns_the_demonstrations_by_heart():
     texts = [("ping", "pong!"), ("tic", "tac"), ("a", "bcd")]
     rows = encoded(policy, [{"prompt": p, "completion": c} for p, c in texts])
     buffer = az.RolloutBuffer()
-    batch = buffer.batch(append_demonstrations(buffer, rows, version=0))
+    batch = buffer.batch(append_examples(buffer, rows, version=0))
     learner = Learner(policy, az.make("sft", learning_rate=1e-2, num_epochs=80), buffer)
     learner.algorithm.update(batch, learner)
     prompts = [row.prompt_ids for row in rows]

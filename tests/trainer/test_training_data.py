@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignzoo.collection import Cursor
 from alignzoo.data import PromptRow
-from alignzoo.training_data import split_by_prompt, spread_evenly
+from alignzoo.training_data import Cursor, split_by_prompt, spread_evenly
 
 
 def rows_of(texts):
