@@ -52,14 +52,14 @@ class TRPOConfig(az.AlgorithmConfig):
     gamma: options.Gamma = 1.0
     gae_lambda: options.GAELambda = 1.0
     whiten_advantages: options.Whiten = "center"
-    max_kl: float = Field(0.01, gt=0, description="mean KL(old || new) of a step, nats a token")
-    cg_steps: int = Field(10, gt=0, description="steps of conjugate gradient, a product each")
+    max_kl: float = Field(0.05, gt=0, description="mean KL(old || new) of a step, nats a token")
+    cg_steps: int = Field(3, gt=0, description="steps of conjugate gradient, a product each")
     cg_tolerance: float = Field(
         1e-4, ge=0, description="conjugate gradient ends when |F x - g| is below this times |g|"
     )
-    damping: float = Field(0.1, ge=0, description="added to the diagonal of the Fisher matrix")
+    damping: float = Field(1.0, ge=0, description="added to the diagonal of the Fisher matrix")
     fisher_fraction: float = Field(
-        1.0, gt=0, le=1, description="share of the responses that the Fisher matrix is taken over"
+        0.25, gt=0, le=1, description="share of the responses that the Fisher matrix is taken over"
     )
     line_search_steps: int = Field(10, gt=0, description="step lengths that are tried")
     backtrack: float = Field(0.8, gt=0, lt=1, description="each length is this times the last")

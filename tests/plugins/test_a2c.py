@@ -294,3 +294,18 @@ def test_what_is_needed_follows_the_options():
     assert (needs.values, needs.bootstrap_values, needs.group_size) == (True, True, 4)
     assert not az.make("a2c").needs.bootstrap_values
     assert not az.make("a2c", kl_in="reward", kl_coef=0.5).needs.ref_log_probs
+
+
+# -- averaging ---------------------------------------------------------------------------------
+
+
+def test_how_token_losses_are_averaged_is_an_option():
+    # correctness.md #10. Rows of 3 tokens and of 1, returns and so advantages 1 and 2, log-probs
+    # -1: over tokens (3 * 1 + 1 * 2) / 4 = 1.25; over sequences (1 + 2) / 2 = 1.5.
+    found = {}
+    for aggregate in ("token_mean", "sequence_mean"):
+        columns = {"rewards": [[0, 0, 1], [2, 0, 0]], "values": np.zeros((2, 3))}
+        algorithm, batch = prepared(columns, [3, 1], aggregate=aggregate, vf_coef=0.0)
+        out = outputs(log_probs=[[-1, -1, -1], [-1, 0, 0]], values=np.zeros((2, 3)))
+        found[aggregate] = float(algorithm.loss(batch, out).value.detach())
+    assert found == pytest.approx({"token_mean": 1.25, "sequence_mean": 1.5})

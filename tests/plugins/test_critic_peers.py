@@ -164,7 +164,7 @@ def test_a_step_of_trpo_is_that_of_sb3_contrib(max_kl):
 
     case, batch = ours(
         "trpo", is_on_policy=True, max_kl=max_kl, damping=1.0, cg_steps=60, cg_tolerance=1e-6,
-        backtrack=0.8,
+        backtrack=0.8, fisher_fraction=1.0,
     )  # fmt: skip
     model = peer(
         TRPO, is_on_policy=True, target_kl=max_kl, cg_damping=1.0, cg_max_steps=60,

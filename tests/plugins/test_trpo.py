@@ -19,7 +19,10 @@ from alignzoo.learner import restrict
 from alignzoo.policy.tiny import make_model
 from alignzoo.testing import TokenMDP
 
-EXACT = {"whiten_advantages": "none", "damping": 0.0, "kl_coef": 0.0}
+EXACT = {
+    "whiten_advantages": "none", "damping": 0.0, "kl_coef": 0.0, "cg_steps": 10,
+    "fisher_fraction": 1.0,
+}  # fmt: skip
 
 
 def updated(case, **columns):
@@ -79,7 +82,7 @@ def test_the_natural_gradient_of_a_table_is_its_advantages():
     # state's weight. Under the flat policy every response of 2 tokens is as likely as any other.
     mdp = TokenMDP.random(0, horizon=2)
     flat = np.zeros(mdp.rewards.shape)
-    algorithm = az.make("trpo", **EXACT, max_kl=1e-4, cg_steps=50, cg_tolerance=1e-6)
+    algorithm = az.make("trpo", **EXACT | {"cg_steps": 50}, max_kl=1e-4, cg_tolerance=1e-6)
     case = Enumeration(mdp, flat, algorithm, values=mdp.values(flat))
     assert updated(case)["step_fraction"] == 1.0
     step = case.learner.get_vector(0).reshape(mdp.vocab_size, -1).T.numpy()
@@ -370,8 +373,9 @@ def test_with_the_exact_critic_it_is_exact_at_any_lambda():
 def test_it_reaches_the_optimum_of_value_minus_divergence(seed):
     mdp = TokenMDP.random(seed, end_token=2)
     algorithm = az.make(
-        "trpo", max_kl=0.02, damping=0.01, kl_coef=0.2, value_learning_rate=0.1, vf_epochs=3
-    )
+        "trpo", max_kl=0.02, damping=0.01, cg_steps=10, kl_coef=0.2, value_learning_rate=0.1,
+        vf_epochs=3, fisher_fraction=1.0,
+    )  # fmt: skip
     assert shortfall(mdp, np.zeros(mdp.rewards.shape), kl_coef=0.2) > 0.1
     logits = learn(mdp, algorithm, seed=seed, steps=25, batch_size=128)
     assert shortfall(mdp, logits, kl_coef=0.2) < 0.02
