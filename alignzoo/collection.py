@@ -125,9 +125,10 @@ class RolloutSource:
         self._drop_all_but(kept)
         if may_drop:
             collected.metrics.merge(Metrics({"kept_fraction": (len(kept), len(self.lines))}))
-        if not kept:
-            collected.fault = "no row was left to learn from"
-            collected.culprits = list(self.lines.values())
+        if not kept:  # an algorithm may find nothing worth learning; a reward must score something
+            if collected.num_unscorable == collected.num_samples:
+                collected.fault = "no response could be scored"
+                collected.culprits = list(self.lines.values())
             return collected
         collected.samples = [self.lines[row] for row in kept[:NUM_SAMPLES]]
         collected.batch = self._fill(np.array(kept, dtype=np.int64), collected.metrics)

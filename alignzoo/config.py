@@ -110,4 +110,7 @@ def _explain(cls: type[Config], error: ValidationError, spelling: Mapping[str, s
     wanted = message.replace("Input should be", "it should be").replace("Input", "it")
     wanted = wanted.partition(", unable to")[0]
     inside = "." + ".".join(path[1:]) if len(path) > 1 else ""
-    return f"{name}{inside} is {first['input']!r}; {wanted[:1].lower()}{wanted[1:]}"
+    is_out_of_bounds = first["type"].startswith(("greater_than", "less_than"))
+    meaning = cls.model_fields[path[0]].description
+    about = f" ({meaning})" if is_out_of_bounds and meaning and not inside else ""
+    return f"{name}{inside} is {first['input']!r}; {wanted[:1].lower()}{wanted[1:]}{about}"

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from alignzoo.plugins.reinforce import Reinforce
 from trainer.faults import Scripted, SkippingReinforce
 from trainer.runs import TEXTS, make_trainer, metrics_of, read_lines
 
@@ -196,6 +197,21 @@ def test_nothing_scorable_for_too_long_ends_the_run(policy, tmp_path):
     trainer = make_trainer(policy, tmp_path / "run", algorithm, reward=reward, max_skipped=1)
     with pytest.raises(RunError, match="2 updates in a row"):
         trainer.run(5)
+
+
+def test_an_algorithm_that_keeps_nothing_has_had_no_fault(policy, tmp_path):
+    class Choosy(Reinforce):
+        def keep(self, batch):
+            return torch.zeros(len(batch), dtype=torch.bool)
+
+    trainer = make_trainer(
+        policy, tmp_path / "run", Choosy(Choosy.Config()), max_refills=1, max_skipped=0
+    )
+    lines = trainer.run(3)
+    assert [line["kept_fraction"] for line in lines] == [0.0] * 3
+    assert [line["samples"] for line in lines] == [16, 32, 48]  # two draws of 8 an update
+    assert lines[-1]["skipped_updates"] == 0
+    assert all("grad_norm" not in line for line in lines)
 
 
 def test_unscorable_rows_of_a_group_leave_the_others(policy, tmp_path):
