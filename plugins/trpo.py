@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 POLICY = 0  # the parameter group that the natural gradient moves
-KL_TOKENS = 4096  # at a time, where logits of two policies are compared
+KL_TOKENS = 1024  # at a time, where logits of two policies are compared
 
 
 class TRPOConfig(az.AlgorithmConfig):

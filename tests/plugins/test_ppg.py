@@ -247,6 +247,29 @@ def test_a_separate_critic_starts_as_the_policy_and_its_values_make_the_advantag
     torch.testing.assert_close(batch.returns[rows, last], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_explained_variance_is_that_of_the_network_that_makes_the_advantages():
+    algorithm = az.make("ppg", **SEPARATE, kl_coef=0.0)
+    run = roll_out(small_policy(3), algorithm, byte_prompts([3, 5, 2]))
+    mask = run.batch.response_mask
+    noise = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
+    run.batch.critic_values = run.batch.returns + 0.1 * noise
+    returns, values = run.batch.returns[mask].numpy(), run.batch.critic_values[mask].numpy()
+    metrics = algorithm.update(restrict(run.batch, algorithm), run.learner).result()
+    expected = 1 - (returns - values).var() / returns.var()
+    assert metrics["explained_variance"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_is_frozen_in_the_policy_is_frozen_in_its_critic():
+    algorithm, policy = az.make("ppg", **SEPARATE), small_policy(3)
+    policy.model.get_input_embeddings().weight.requires_grad_(False)
+    roll_out(policy, algorithm, byte_prompts([3, 5]))
+    critic = algorithm.critic.model
+    assert not critic.get_input_embeddings().weight.requires_grad
+    assert [p.requires_grad for p in critic.parameters()] == [
+        p.requires_grad for p in policy.model.parameters()
+    ]
+
+
 def test_in_the_policy_phase_the_critic_learns_and_the_auxiliary_head_does_not():
     algorithm = az.make("ppg", **SEPARATE, learning_rate=1e-2, kl_coef=0.0)
     run = roll_out(small_policy(3), algorithm, byte_prompts([3, 5, 2]))
