@@ -184,10 +184,10 @@ def _make(about: Mapping[str, Any], policy: Policy) -> Steering:
         if algorithm.needs.values:
             policy.add_value_head()
         extra = algorithm.build(policy)
-    try:
-        algorithm.load_state_dict(about["state"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"its 'state' is not that of '{id}' ({error!r})") from error
+    known = algorithm.state_dict().keys()
+    if about["state"].keys() != known:
+        raise ConfigError(f"its 'state' has {sorted(about['state'])}; {id} keeps {sorted(known)}")
+    algorithm.load_state_dict(about["state"])
     return Steering(algorithm, extra)
 
 

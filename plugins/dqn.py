@@ -12,7 +12,8 @@
 Mnih et al. 2015 (doi:10.1038/nature14236); Double DQN: van Hasselt et al. 2016, arXiv:1509.06461;
 the dueling head: Wang et al. 2016, arXiv:1511.06581, eq. 9; the support A: Fujimoto et al. 2019,
 arXiv:1910.01708, algorithm 1; the conservative term: Kumar et al. 2020, arXiv:2006.04779, eq. 4;
-steering by Q: Snell et al. 2022, arXiv:2206.11871. Without n_step the targets are whole returns.
+steering by Q: Snell et al. 2022, arXiv:2206.11871. Without n_step y_t is the return, and the two
+are one.
 
 What differs from the papers (`docs/algorithms/dqn.md`): the policy is a softmax tilted by Q rather
 than epsilon-greedy; replay is passed through in minibatches rather than drawn from with
@@ -46,10 +47,10 @@ class DQNConfig(az.AlgorithmConfig):
     )
     gamma: options.Gamma = 1.0
     n_step: int | None = Field(
-        None, gt=0, description="rewards summed before Q takes over; none sums all to the end"
+        32, gt=0, description="rewards summed before Q takes over; none sums all to the end"
     )
     replay: int = Field(4, ge=0, description="past rollouts learned from beside the newest")
-    target_sync: int = Field(1, gt=0, description="updates between changes of the target network")
+    target_sync: int = Field(4, gt=0, description="updates between changes of the target network")
     tau: float = Field(1.0, gt=0, le=1, description="how far a change takes it to the online one")
     huber_delta: float = Field(1.0, gt=0, description="error where the square becomes a line")
     cql_coef: float = Field(0.0, ge=0, description="weight of the conservative term")
@@ -58,14 +59,14 @@ class DQNConfig(az.AlgorithmConfig):
         None, gt=0, description="units of a hidden layer in the Q head; none is a linear head"
     )
     min_prob: float = Field(
-        0.01,
+        0.1,
         ge=0,
         le=1,
         description="least probability, relative to the likeliest token's, of a token that Q is "
         "maximised over and steers to",
     )
     steer_temperature: float = Field(
-        0.1, gt=0, description="value that makes a token e times as likely, in units of the score"
+        0.03, gt=0, description="value that makes a token e times as likely, in units of the score"
     )
     explore_temperature: float | None = Field(
         None, gt=0, description="steer_temperature at first; none is the same throughout"
@@ -79,6 +80,7 @@ class DQN(az.Algorithm):
     """Q-learning whose target takes the maximum of the target network."""
 
     Config = DQNConfig
+    saved = ("num_updates",)
 
     def __init__(self, config: DQNConfig) -> None:
         super().__init__(config)
@@ -208,12 +210,6 @@ class DQN(az.Algorithm):
         support = self.support(logits.detach())
         worst = q.masked_fill(~support, float("inf")).amin(-1, keepdim=True)
         return logits + q.where(support, q.minimum(worst)) / self.temperature
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"num_updates": self.num_updates}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.num_updates = state["num_updates"]
 
 
 class DoubleDQN(DQN):

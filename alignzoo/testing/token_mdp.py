@@ -249,6 +249,21 @@ class TokenMDP:
         """Returns the summed reward of each response given as text: a reward for a trainer."""
         return [float(sum(self.rewards[s] for s in self.steps(self._read(c)))) for c in completions]
 
+    def noisy_score(
+        self, generator: np.random.Generator, *, spread: float = 1.0
+    ) -> Callable[[Sequence[str]], list[float]]:
+        """Returns a reward: `score` plus normal noise of mean 0 and this standard deviation.
+
+        The noise leaves Q and Q* as they are. Learned from few responses, the largest of several
+        estimates is above the largest value (van Hasselt 2010): what a maximum over-estimates.
+        """
+
+        def score(completions: Sequence[str]) -> list[float]:
+            noise = generator.normal(scale=spread, size=len(completions))
+            return [one + float(e) for one, e in zip(self.score(completions), noise, strict=True)]
+
+        return score
+
     def _read(self, text: str) -> list[int]:
         """Returns the tokens of a decoded response, which has lost its end token."""
         tokens = [int(word) for word in text.split()]

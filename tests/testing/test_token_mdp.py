@@ -145,3 +145,14 @@ def test_importing_it_imports_no_torch():
     code = "import sys, alignzoo.testing; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_noisy_score_is_the_score_plus_noise_of_mean_zero():
+    mdp = make(3, 2, None)
+    texts = ["0 1"] * 20_000
+    (exact,) = mdp.score(["0 1"])
+    noisy = mdp.noisy_score(np.random.default_rng(0), spread=0.5)(texts)
+    assert np.mean(noisy) == pytest.approx(exact, abs=0.02)
+    assert np.std(noisy) == pytest.approx(0.5, abs=0.02)
+    again = mdp.noisy_score(np.random.default_rng(0), spread=0.5)(texts)
+    assert noisy == again

@@ -242,7 +242,7 @@ DAMAGE = {
     "a wrong id": (lambda m: rewrite(m, algorithm=3), "its 'algorithm' is 3"),
     "unknown option": (lambda m: rewrite(m, options={"tua": 1.0}), "no option 'tua'"),
     "other sizes": (lambda m: rewrite(m, options={"head_width": 9}), "of shape (8,), not (9,)"),
-    "another state": (lambda m: rewrite(m, state={}), "its 'state' is not that of"),
+    "another state": (lambda m: rewrite(m, state={}), "its 'state' has []"),
 }
 
 
