@@ -61,7 +61,7 @@ class GroupConfig(az.AlgorithmConfig):
     dual_clip: float | None = Field(None, gt=1, description="bound on the ratio where A < 0")
     aggregate: Aggregate = "sequence_mean"
     max_response_length: int = Field(
-        64, gt=0, description="tokens that sequence_sum_norm divides by: give --max-new-tokens"
+        64, gt=0, description="the run's --max-new-tokens, which sequence_sum_norm divides by"
     )
     ent_coef: options.EntCoef = 0.0
 
@@ -84,7 +84,7 @@ class GRPOConfig(GroupConfig):
         "trl": {"ddof": 1, "eps": 1e-4, "kl_coef": 0.0, "aggregate": "token_mean"},
         "verl": {"ddof": 1, "eps": 1e-6, "kl_coef": 1e-3, "aggregate": "token_mean"}
         | {"dual_clip": 3.0},
-        "openrlhf": {"ddof": 1, "eps": 1e-9, "kl_coef": 1e-3, "aggregate": "token_mean"},
+        "openrlhf": {"ddof": 1, "eps": 1e-9, "kl_coef": 0.01, "aggregate": "token_mean"},
     }
 
 
