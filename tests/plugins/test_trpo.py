@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from alignzoo.plugins.trpo import conjugate_gradient
-from learner.algorithm_cases import Enumeration, learn, random_tables, shortfall
+from learner.algorithm_cases import Enumeration, learn, make_batch, random_tables, shortfall
 from policy.cases import byte_prompts, roll_out, small_policy
 
 import alignzoo as az
@@ -344,6 +344,27 @@ def test_the_learning_rate_moves_the_value_head_alone():
         heads.append(run.learner.get_vector(1))
     assert torch.equal(*policies)
     assert not torch.equal(*heads)
+
+
+# -- advantages --------------------------------------------------------------------------------
+
+
+def test_advantages_skip_masked_tokens_and_go_on_in_the_value_of_truncated_rows_alone():
+    # correctness.md #6 and #7. gamma 0.5, lambda 1: the last tokens return 2 + 0.5 * (0, 4), the
+    # first 1 + 0.5 * that; values 0.5 and 0.25. The tool's token in between does not count.
+    nan = math.nan
+    algorithm = az.make(
+        "trpo", gamma=0.5, gae_lambda=1.0, bootstrap_truncated=True, whiten_advantages="none"
+    )
+    columns = {
+        "rewards": [[1, nan, 2]] * 2, "values": [[0.5, nan, 0.25]] * 2,
+        "bootstrap_values": [8.0, 4.0],
+    }  # fmt: skip
+    ends = {"terminated": [True, False], "truncated": [False, True]}
+    batch = make_batch(algorithm, columns, [3, 3], response_masks=[[True, False, True]] * 2, **ends)
+    algorithm.prepare(batch)
+    assert batch.returns.tolist() == [[2.0, 0.0, 2.0], [3.0, 0.0, 4.0]]
+    assert batch.advantages.tolist() == [[1.5, 0.0, 1.75], [2.5, 0.0, 3.75]]
 
 
 # -- the exact gradient ------------------------------------------------------------------------
