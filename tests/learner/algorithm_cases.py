@@ -142,6 +142,7 @@ def shortfall(mdp: TokenMDP, logits: Any, *, kl_coef: float) -> float:
     worst = -negated.objective(negated.optimal_logits())
 
     def value(table: Any) -> float:
-        return mdp.objective(table) - kl_coef * mdp.kl(table, flat)
+        penalty = kl_coef * mdp.kl(table, flat) if kl_coef else 0.0  # 0 * log 0 is no number
+        return mdp.objective(table) - penalty
 
     return (value(best) - value(logits)) / (value(best) - worst)
