@@ -14,6 +14,11 @@ from pydantic.fields import FieldInfo
 CONTAINERS = (list, tuple, set, frozenset, Sequence)
 
 
+def as_typed(value: Any) -> str:
+    """Returns an option's value as it would be typed."""
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
 @dataclass(frozen=True)
 class Option:
     """One option of a configuration, ready to be shown.
@@ -46,9 +51,7 @@ class Option:
         """Its default as it would be typed."""
         if self.required:
             return "required"
-        if isinstance(self.default, bool) or self.default is None:
-            return str(self.default).lower()
-        return str(self.default)
+        return as_typed(self.default)
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as `alignzoo info --json` shows it."""

@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 from alignzoo.cli.arguments import Parser
-from alignzoo.cli.fields import Option, options_of
+from alignzoo.cli.fields import Option, as_typed, options_of
 from alignzoo.cli.output import entry_json, owner_text, print_json, print_table
 from alignzoo.errors import ConfigError, did_you_mean
 from alignzoo.plugin_registry import Entry, Kind, Registry, registry
@@ -96,7 +96,7 @@ def _print_dialects(dialects: dict[str, dict[str, Any]]) -> None:
         return
     differing = next(iter(dialects.values()))
     rows = [
-        (f"--{option.replace('_', '-')}", *(str(made[option]) for made in dialects.values()))
+        (f"--{option.replace('_', '-')}", *(as_typed(made[option]) for made in dialects.values()))
         for option in differing
     ]
     print_table("dialects: what --dialect sets", ("option", *dialects), rows)

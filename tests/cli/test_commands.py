@@ -160,3 +160,15 @@ def test_the_version_is_printed_alone(capsys):
     from importlib.metadata import version
 
     assert printed(capsys, "--version") == f"alignzoo {version('alignzoo')}\n"
+
+
+def test_info_prints_what_each_dialect_sets(capsys):
+    found = json.loads(printed(capsys, "info", "grpo", "--json"))["dialects"]
+    assert list(found) == ["paper", "trl", "verl", "openrlhf"]
+    assert (found["verl"]["ddof"], found["verl"]["eps"]) == (1, 1e-6)
+    text = printed(capsys, "info", "grpo")
+    header, *rows = text.partition("dialects: what --dialect sets\n")[2].splitlines()
+    assert header.split() == ["option", "paper", "trl", "verl", "openrlhf"]
+    eps = next(row.split() for row in rows if row.split()[0] == "--eps")
+    assert eps[1:] == ["0.0", "0.0001", "1e-06", "1e-09"]
+    assert "dialects" not in json.loads(printed(capsys, "info", "ppo", "--json"))
