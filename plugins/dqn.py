@@ -175,7 +175,7 @@ class DQN(az.Algorithm):
         terminated[-1] = True
         return kernels.td_targets(
             batch.rewards[mask],
-            best.detach().to(batch.rewards.dtype).roll(-1),
+            best.to(batch.rewards.dtype).roll(-1),
             gamma=self.config.gamma,
             terminated=terminated,
             n_step=self.config.n_step or len(best),
