@@ -102,7 +102,7 @@ def folder(tmp_path_factory):
         {
             "num_epochs": 3, "minibatch_size": 3, "ent_coef": 0.1, "kl_in": "loss", "gamma": 0.9,
             "gae_lambda": 0.8, "whiten_advantages": "full", "aggregate": "sequence_mean",
-            "clip_range": 0.1, "clip_range_high": 0.3, "vf_coef": 0.2, "bootstrap_truncated": True,
+            "clip_range": 1e-4, "clip_range_high": 1e-3, "vf_coef": 0.2, "bootstrap_truncated": True,
             "value_learning_rate": None, "target_kl": 1e-4,
         },
     ],
@@ -130,6 +130,23 @@ def test_until_its_first_auxiliary_phase_it_is_ppo_and_then_no_longer(folder, tm
         }
     assert runs["ppo"][2]["policy_loss"] != runs["ppg"][2]["policy_loss"]
     assert [("aux_kl" in line) for line in runs["ppg"]] == [False, True, False]
+
+
+def test_advantages_skip_masked_tokens_and_go_on_in_the_value_of_truncated_rows_alone():
+    # correctness.md #6 and #7. gamma 0.5, lambda 1: the last tokens return 2 + 0.5 * (0, 4), the
+    # first 1 + 0.5 * that; values 0.5 and 0.25. The tool's token in between does not count.
+    nan = math.nan
+    algorithm = az.make("ppg", gamma=0.5, bootstrap_truncated=True, whiten_advantages="none")
+    columns = {
+        "rewards": [[1, nan, 2]] * 2, "values": [[0.5, nan, 0.25]] * 2,
+        "bootstrap_values": [8.0, 4.0],
+    }  # fmt: skip
+    ends = {"terminated": [True, False], "truncated": [False, True]}
+    masks = [[True, False, True]] * 2
+    batch = make_batch(algorithm, columns, [3, 3], response_masks=masks, **ends)
+    algorithm.prepare(batch)
+    assert batch.returns.tolist() == [[2.0, 0.0, 2.0], [3.0, 0.0, 4.0]]
+    assert batch.advantages.tolist() == [[1.5, 0.0, 1.75], [2.5, 0.0, 3.75]]
 
 
 # -- phases ------------------------------------------------------------------------------------
@@ -172,6 +189,11 @@ def test_an_auxiliary_phase_learns_from_every_rollout_since_the_last(networks):
             seen = sorted(v for rows, _ in steps[epoch : epoch + 3] for v in rows)
             assert seen == sorted(versions * 4)
     assert "aux_kl" not in metrics
+
+
+def test_auxiliary_steps_may_have_a_size_of_their_own():
+    _, _, steps, _, _ = phasic_run(3, aux_epochs=1, aux_minibatch_size=6)
+    assert [len(rows) for rows, _ in steps] == [6, 6]
 
 
 def test_the_teacher_is_the_policy_as_the_phase_begins():
@@ -268,6 +290,21 @@ def test_what_is_frozen_in_the_policy_is_frozen_in_its_critic():
     assert [p.requires_grad for p in critic.parameters()] == [
         p.requires_grad for p in policy.model.parameters()
     ]
+
+
+def test_the_critic_values_a_rollout_piece_by_piece(monkeypatch):
+    # correctness.md #11.
+    found = []
+    for limit in (10_000, 1):
+        monkeypatch.setattr("alignzoo.plugins.ppg.CRITIC_TOKENS", limit)
+        policy = small_policy(3)
+        torch.nn.init.ones_(policy.add_value_head().weight)
+        algorithm = az.make("ppg", **SEPARATE, bootstrap_truncated=True)
+        found.append(roll_out(policy, algorithm, byte_prompts([3, 5, 2, 4])).batch)
+    whole, pieces = found
+    assert float(whole.critic_values.std()) > 0.1
+    torch.testing.assert_close(pieces.critic_values, whole.critic_values, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pieces.returns, whole.returns, rtol=1e-4, atol=1e-4)
 
 
 def test_in_the_policy_phase_the_critic_learns_and_the_auxiliary_head_does_not():
