@@ -102,8 +102,8 @@ def folder(tmp_path_factory):
         {
             "num_epochs": 3, "minibatch_size": 3, "ent_coef": 0.1, "kl_in": "loss", "gamma": 0.9,
             "gae_lambda": 0.8, "whiten_advantages": "full", "aggregate": "sequence_mean",
-            "clip_range": 1e-4, "clip_range_high": 1e-3, "vf_coef": 0.2, "bootstrap_truncated": True,
-            "value_learning_rate": None, "target_kl": 1e-4,
+            "clip_range": 1e-4, "clip_range_high": 1e-3, "vf_coef": 0.2,
+            "bootstrap_truncated": True, "value_learning_rate": None, "target_kl": 1e-4,
         },
     ],
 )  # fmt: skip
