@@ -43,10 +43,10 @@ def count_vowels(prompts, completions):
 def make_trainer(policy: Any, out: Path, algorithm: Any = None, **options: Any) -> az.Trainer:
     """Returns a small trainer; what it trains on follows from the algorithm."""
     algorithm = algorithm if algorithm is not None else az.make("ppo", learning_rate=1e-3)
-    if algorithm.needs.source == "demonstrations":
-        data: dict[str, Any] = {"data": DEMONSTRATIONS}
+    if algorithm.needs.source == "rollouts":
+        data: dict[str, Any] = {"prompts": TEXTS, "reward": count_vowels}
     else:
-        data = {"prompts": TEXTS, "reward": count_vowels}
+        data = {"data": DEMONSTRATIONS}
     policy = policy if isinstance(policy, az.Policy) else str(policy)
     return az.Trainer(policy=policy, algorithm=algorithm, out=out, **{**SIZES, **data, **options})
 
