@@ -453,8 +453,8 @@ def test_its_page_prints_the_cosine_to_the_policy_gradient(id):
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_it_reaches_the_largest_score(id, seed):
-    # Their objective without a penalty. A policy near the optimum draws equal scores alone, which
-    # dynamic sampling would drop until nothing is left.
+    # Their objective without a penalty. A policy near the optimum draws equal scores alone, and
+    # `learn` has no updates without a batch, which dynamic sampling would leave.
     mdp = TokenMDP.random(seed, end_token=2)
     options = {"dynamic_sampling": False} if id == "dapo" else {}
     algorithm = az.make(
