@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class BestOfNConfig(az.AlgorithmConfig):
     """Options of `best_of_n`."""
 
+    kl_coef: options.KLCoef = 0.01
     group_size: options.Groups = 8
     num_best: int = Field(1, gt=0, description="responses of each group that are imitated")
     aggregate: options.Aggregate = "token_mean"
