@@ -167,6 +167,34 @@ def regularisation(
     return Loss(loss, {"entropy": (total.detach(), batch.response_mask.sum())})
 
 
+def gae(
+    batch: RolloutBatch,
+    *,
+    gamma: float,
+    gae_lambda: float,
+    bootstrap_truncated: bool = False,
+    values: Tensor | None = None,
+    after: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Returns generalised advantages and returns of `batch.rewards`, [B, T] each.
+
+    See `kernels.gae`. A response ends with its last token; with `bootstrap_truncated` one that was
+    cut goes on in the value after it. `values` [B, T] and `after` [B] are by default the batch's
+    own `values` and `bootstrap_values`.
+    """
+    bootstrap = None
+    if bootstrap_truncated:
+        bootstrap = (batch.bootstrap_values if after is None else after) * batch.truncated
+    return kernels.gae(
+        batch.rewards,
+        batch.values if values is None else values,
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+        mask=batch.response_mask,
+        bootstrap=bootstrap,
+    )
+
+
 def whiten(x: Tensor, mask: Tensor, how: Literal["none", "center", "full"]) -> Tensor:
     """Returns `x` [B, T] as it is, less its masked mean ("center"), or whitened ("full")."""
     if how == "full":

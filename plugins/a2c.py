@@ -69,23 +69,20 @@ class A2C(az.Algorithm):
 
     def prepare(self, batch: az.RolloutBatch) -> None:
         config, mask = self.config, batch.response_mask
-        after = batch.bootstrap_values * batch.truncated if config.bootstrap_truncated else None
         if config.advantages == "n_step" and config.n_step is not None:
-            batch.returns = self._n_step_returns(batch, after)
+            batch.returns = self._n_step_returns(batch)
             advantages = batch.returns - batch.values
         else:  # to the end is lambda 1
-            advantages, batch.returns = kernels.gae(
-                batch.rewards,
-                batch.values,
+            advantages, batch.returns = objectives.gae(
+                batch,
                 gamma=config.gamma,
                 gae_lambda=config.gae_lambda if config.advantages == "gae" else 1.0,
-                mask=mask,
-                bootstrap=after,
+                bootstrap_truncated=config.bootstrap_truncated,
             )
         batch.advantages = objectives.whiten(advantages, mask, config.whiten_advantages)
 
-    def _n_step_returns(self, batch: az.RolloutBatch, after: Tensor | None) -> Tensor:
-        """Returns R_t, [B, T]: `n_step` tokens of rewards, then V; `after` [B] follows the last.
+    def _n_step_returns(self, batch: az.RolloutBatch) -> Tensor:
+        """Returns R_t, [B, T]: `n_step` tokens of rewards, then V of what follows.
 
         Unmasked tokens are moved to the right end in their order, so that none is counted that the
         policy did not choose, and a row's end is the end of its response.
@@ -93,7 +90,8 @@ class A2C(az.Algorithm):
         order = batch.response_mask.int().argsort(dim=1, stable=True)
         rewards, values = batch.rewards.gather(1, order), batch.values.gather(1, order)
         next_values = values.roll(-1, dims=1)
-        next_values[:, -1] = 0.0 if after is None else after
+        cut = self.config.bootstrap_truncated
+        next_values[:, -1] = batch.bootstrap_values * batch.truncated if cut else 0.0
         targets = kernels.td_targets(
             rewards, next_values, gamma=self.config.gamma, n_step=self.config.n_step
         )

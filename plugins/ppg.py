@@ -114,19 +114,17 @@ class PPG(az.Algorithm):
 
     def prepare(self, batch: az.RolloutBatch) -> None:
         config, mask = self.config, batch.response_mask
-        if self.critic is None:
-            values = batch.values
-            after = batch.bootstrap_values if config.bootstrap_truncated else None
-        else:
+        values = after = None  # the batch's own
+        if self.critic is not None:
             values, after = self._judge(batch, self.critic)
             batch.critic_values = values
-        advantages, batch.returns = kernels.gae(
-            batch.rewards,
-            values,
+        advantages, batch.returns = objectives.gae(
+            batch,
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
-            mask=mask,
-            bootstrap=after * batch.truncated if config.bootstrap_truncated else None,
+            bootstrap_truncated=config.bootstrap_truncated,
+            values=values,
+            after=after,
         )
         batch.advantages = objectives.whiten(advantages, mask, config.whiten_advantages)
 

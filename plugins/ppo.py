@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 import alignzoo as az
-from alignzoo import kernels, objectives, options
+from alignzoo import objectives, options
 
 
 class PPOConfig(az.AlgorithmConfig):
@@ -86,14 +86,11 @@ class PPO(az.Algorithm):
 
     def prepare(self, batch: az.RolloutBatch) -> None:
         config, mask = self.config, batch.response_mask
-        cut = config.bootstrap_truncated
-        advantages, batch.returns = kernels.gae(
-            batch.rewards,
-            batch.values,
+        advantages, batch.returns = objectives.gae(
+            batch,
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
-            mask=mask,
-            bootstrap=batch.bootstrap_values * batch.truncated if cut else None,
+            bootstrap_truncated=config.bootstrap_truncated,
         )
         batch.advantages = objectives.whiten(advantages, mask, config.whiten_advantages)
         self.num_responses = len(batch)

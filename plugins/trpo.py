@@ -124,15 +124,11 @@ class TRPO(az.Algorithm):
 
     def prepare(self, batch: az.RolloutBatch) -> None:
         config, mask = self.config, batch.response_mask
-        advantages, batch.returns = kernels.gae(
-            batch.rewards,
-            batch.values,
+        advantages, batch.returns = objectives.gae(
+            batch,
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
-            mask=mask,
-            bootstrap=batch.bootstrap_values * batch.truncated
-            if config.bootstrap_truncated
-            else None,
+            bootstrap_truncated=config.bootstrap_truncated,
         )
         batch.advantages = objectives.whiten(advantages, mask, config.whiten_advantages)
 
