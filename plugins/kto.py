@@ -14,8 +14,7 @@ does. Held-out rows are measured at the z of the last step. What differs from th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -47,6 +46,7 @@ class KTO(az.Algorithm):
     """Prospect theory's value of each response, beside a reference point."""
 
     Config = KTOConfig
+    saved = ("kl_point",)
     kl_point = 0.0  # z, in nats; the policy starts as its reference
 
     @property
@@ -104,12 +104,6 @@ class KTO(az.Algorithm):
         ref_log_probs = learner.reference_log_probs(mismatched)
         log_ratios = (learner.evaluate(mismatched).log_probs - ref_log_probs).double().sum(1)
         return max(0.0, float(log_ratios.mean()))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"kl_point": self.kl_point}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.kl_point = state["kl_point"]
 
 
 @az.hookimpl

@@ -265,7 +265,7 @@ def test_a_raising_reward_is_named_and_exits_with_1(inputs, capsys):
         ({"eval_prompts": "prompts.jsonl"}, ["--eval-prompts", "leave it out"]),
         ({"data": "half.jsonl"}, ["half.jsonl, line 1", "no column 'completion'"]),
         ({"data": "malformed.jsonl"}, ["malformed.jsonl, line 2"]),
-        ({"max_length": 4}, ["every one of", "4 tokens"]),
+        ({"max_length": 4}, ["nothing is left", "4 tokens"]),
     ],
 )
 def test_bad_input_to_sft_is_one_clear_line(changes, said, inputs, capsys):
