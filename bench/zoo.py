@@ -6,7 +6,7 @@ The task: a story model of 260 thousand parameters goes on from one prompt, and 
 a dog and a park, in 20 to 45 words, without sadness. Scores are of samples that nothing was learned
 from.
 
-- Algorithms that sample take 64 responses an update, for 40 updates at least and 10,000 responses
+- Algorithms that sample take 64 responses an update, for 20 updates at least and 10,000 responses
   at most, until 128 fresh samples score 0.9 in the mean.
 - Algorithms that learn from judgements get pairs of the model's own responses, labelled by the
   reward, and never see the reward again.
@@ -17,6 +17,7 @@ from.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -44,7 +45,7 @@ REWARD = {
 TARGET = 0.9
 BATCH = 64
 NEW_TOKENS = 64
-MIN_UPDATES = 40
+MIN_UPDATES = 20
 MAX_SAMPLES = 10_000
 FINAL_SAMPLES = 512
 NUM_PAIRED = 3072  # responses that preference pairs are made of
@@ -80,21 +81,22 @@ CASES = [
     Case("ppo"),
     Case("trpo"),
     Case("ppg"),
+    Case("ppg", {"networks": "separate"}),
     Case("grpo"),
     Case("dr_grpo"),
     Case("dapo"),
     Case("gspo"),
     Case("cispo"),
-    Case("best_of_n"),
-    Case("reward_weighted"),
+    Case("best_of_n", learning_rate=3e-4),
+    Case("reward_weighted", {"kl_coef": 0.01}, learning_rate=3e-4),
     Case("dqn"),
     Case("ddqn"),
-    Case("dpo", pair_steps=60),
-    Case("ipo", pair_steps=60),
-    Case("cdpo", pair_steps=60),
-    Case("kto", pair_steps=60),
-    Case("orpo", pair_steps=60),
-    Case("simpo", pair_steps=60),
+    Case("dpo", learning_rate=2e-4, pair_steps=40),
+    Case("ipo", learning_rate=2e-4, pair_steps=40),
+    Case("cdpo", learning_rate=2e-4, pair_steps=40),
+    Case("kto", learning_rate=2e-4, pair_steps=40),
+    Case("orpo", learning_rate=1e-3, pair_steps=40),
+    Case("simpo", learning_rate=2e-4, pair_steps=40),
 ]
 
 
@@ -125,6 +127,13 @@ def sample(policy: Any, base: Any, count: int, seed: int) -> Responses:
     return Responses(texts, np.array(scores), own - reference)
 
 
+@functools.cache
+def scores_before(model: str, seed: int) -> dict[str, int]:
+    """Returns how often fresh responses of the first model got each score."""
+    base = az.Policy.from_pretrained(model)
+    return counted(sample(base, base, FINAL_SAMPLES, seed=2000 + seed).scores)
+
+
 def make_pairs(base: Any, seed: int) -> list[dict[str, str]]:
     """Returns the better and the worse of two responses each; ties are left out."""
     drawn = sample(base, base, NUM_PAIRED, seed=1000 + seed)
@@ -143,7 +152,6 @@ def run(case: Case, seed: int, model: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     base = az.Policy.from_pretrained(model)
-    start = sample(base, base, FINAL_SAMPLES, seed=2000 + seed)
     algorithm = az.make(case.id, learning_rate=case.learning_rate, **case.options)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +166,7 @@ def run(case: Case, seed: int, model: str) -> dict[str, Any]:
         "seconds": seconds,
         "kl": float(end.log_ratios.mean()),
         "score": float(end.scores.mean()),
-        "scores_before": counted(start.scores),
+        "scores_before": scores_before(model, seed),
         "scores_after": counted(end.scores),
     }
 
@@ -180,7 +188,7 @@ def learn_from_samples(
         reward=az.make_reward("keywords", **REWARD),
         prompts=[PROMPT],
         eval_prompts=[PROMPT] * 128,
-        eval_every=2,
+        eval_every=4,
         batch_size=BATCH,
         max_new_tokens=NEW_TOKENS,
         checkpoint_every=10**6,
@@ -308,6 +316,7 @@ def main() -> None:
     given = parser.parse_args()
     model = str(Path(os.environ["ALIGNZOO_DATA"]) / "models" / "stories260K")
     known = json.loads(given.out.read_text())["runs"] if given.out.exists() else []
+    os.environ |= {"ALIGNZOO_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # for the runs
     chosen = [case for case in CASES if not given.only or case.id in given.only]
     results = {(run["case"], run["seed"]): run for run in known}
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:

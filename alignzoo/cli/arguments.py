@@ -84,7 +84,8 @@ class Parser(argparse.ArgumentParser):
             elif equals:
                 result.append(f"{flag}={value}")
             elif getattr(action, "switch", False):
-                given = value or (words.pop(0) if words and words[0] in TRUE_FALSE else "true")
+                follows = bool(words) and words[0].lower() in TRUE_FALSE
+                given = value or (words.pop(0) if follows else "true")
                 result.append(f"{flag}={given}")
             elif action.nargs == 0:
                 result.append(flag)
@@ -112,9 +113,9 @@ class Parser(argparse.ArgumentParser):
 
 def parse_switch(text: str) -> bool:
     """Returns the truth a switch's text stands for."""
-    if text not in TRUE_FALSE:
+    if text.lower() not in TRUE_FALSE:
         raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
-    return text == "true"
+    return text.lower() == "true"
 
 
 def _is_value(word: str) -> bool:
