@@ -1,7 +1,6 @@
 """The same inputs through other frameworks' own functions, each dialect named. Golden, not law."""
 
 import importlib
-import importlib.metadata
 from typing import Any
 
 import numpy as np
@@ -9,24 +8,13 @@ import pytest
 import torch
 from kernel_bounds import assert_exact_to
 from kernel_cases import make_mask
+from peers import peer
 
 from alignzoo import kernels
 
 pytestmark = pytest.mark.peer
 
 CLIPS = {"clip_range": 0.2, "clip_range_high": 0.3}
-
-
-def peer(distribution: str, module: str) -> Any:
-    """The peer's module; asks the metadata, since a sibling folder must not pass for a package."""
-    try:
-        version = importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"{distribution} is not installed")
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        pytest.skip(f"{distribution} {version} does not import here: {error}")
 
 
 def token_batch(seed: int, num_rows: int = 8, length: int = 17) -> list[torch.Tensor]:

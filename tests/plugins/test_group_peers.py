@@ -6,7 +6,6 @@ Each dialect's advantages, loss and gradient are those of the framework's own fu
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import sys
 from collections import defaultdict
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from learner.algorithm_cases import make_batch, outputs
+from peers import peer
 
 import alignzoo as az
 from alignzoo import kernels
@@ -27,18 +27,6 @@ GROUP, LENGTHS = 4, [5, 3, 1, 4, 2, 5, 5, 3]
 SCORES = torch.tensor([1.0, 0.0, 0.5, 0.0, 2.0, 2.0, -1.0, 0.25], dtype=torch.float64)
 GROUP_IDS = np.arange(8) // GROUP
 MASK = torch.arange(5) < torch.tensor(LENGTHS)[:, None]
-
-
-def peer(distribution: str, module: str) -> Any:
-    """Returns a peer's module; asks the metadata, since a folder must not pass for a package."""
-    try:
-        version = importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"{distribution} is not installed")
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        pytest.skip(f"{distribution} {version} does not import here: {error}")
 
 
 def log_probs(seed: int, near: torch.Tensor | None = None) -> torch.Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from learner.algorithm_cases import make_batch, outputs
+from peers import peer
 
 import alignzoo as az
 
@@ -31,18 +30,6 @@ def log_probs(seed: int) -> torch.Tensor:
 
 
 NEW, REF, MISMATCHED, REF_MISMATCHED = (log_probs(seed) for seed in range(4))
-
-
-def peer(module: str) -> Any:
-    """Returns a module of TRL; asks the metadata, since a folder must not pass for a package."""
-    try:
-        version = importlib.metadata.version("trl")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("trl is not installed")
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        pytest.skip(f"trl {version} does not import here: {error}")
 
 
 def ours(algorithm: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,7 +88,7 @@ def masks(order: torch.Tensor) -> dict[str, torch.Tensor]:
     ],
 )
 def test_dpo_and_ipo_are_trls(id: str, options: dict[str, Any], kind: str, monkeypatch) -> None:
-    module = peer("trl.trainer.dpo_trainer")
+    module = peer("trl", "trl.trainer.dpo_trainer")
     monkeypatch.setattr(module, "disable_gradient_checkpointing", lambda *_: torch.no_grad())
     leaf = NEW.clone().requires_grad_()
     theirs = trainer(
@@ -120,7 +107,7 @@ def test_dpo_and_ipo_are_trls(id: str, options: dict[str, Any], kind: str, monke
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.5, 0.5)])
 def test_kto_is_trls(weights: tuple[float, float], monkeypatch) -> None:
-    module = peer("trl.trainer.kto_trainer")
+    module = peer("trl", "trl.trainer.kto_trainer")
     monkeypatch.setattr(module, "disable_gradient_checkpointing", lambda *_: torch.no_grad())
     leaf = NEW.clone().requires_grad_()
     desirable, undesirable = weights
@@ -156,7 +143,7 @@ def test_kto_is_trls(weights: tuple[float, float], monkeypatch) -> None:
 def test_the_odds_ratio_of_orpo_is_trls() -> None:
     # TRL's likelihood is over all tokens of the batch, the prompt's included; ours is each chosen
     # response's own mean, as in the paper. The odds ratio is TRL's whatever the lengths.
-    module = peer("trl.experimental.orpo.orpo_trainer")
+    module = peer("trl", "trl.experimental.orpo.orpo_trainer")
     leaf = NEW.clone().requires_grad_()
     mean = leaf.sum(1) / LENGTHS
     theirs = trainer(beta=0.3)
@@ -165,7 +152,7 @@ def test_the_odds_ratio_of_orpo_is_trls() -> None:
 
 
 def test_simpo_is_trls() -> None:
-    module = peer("trl.experimental.cpo.cpo_trainer")
+    module = peer("trl", "trl.experimental.cpo.cpo_trainer")
     leaf = NEW.clone().requires_grad_()
     mean = leaf.sum(1) / LENGTHS
     theirs = trainer(loss_type="simpo", beta=2.0, simpo_gamma=0.7, label_smoothing=0.0)
@@ -174,7 +161,7 @@ def test_simpo_is_trls() -> None:
 
 
 def test_cdpo_is_trls_smoothed_sigmoid_of_log_ratios() -> None:
-    module = peer("trl.experimental.cpo.cpo_trainer")
+    module = peer("trl", "trl.experimental.cpo.cpo_trainer")
     leaf = NEW.clone().requires_grad_()
     log_ratios = (leaf - REF).sum(1)
     theirs = trainer(loss_type="sigmoid", beta=0.4, label_smoothing=0.15)
