@@ -277,7 +277,8 @@ def gain_interval(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> 
 
 def table(summaries: list[dict[str, Any]]) -> Iterator[str]:
     """Yields the lines of the table in docs/algorithms."""
-    yield "| algorithm and options | samples to 0.9 | score | KL, nats | gain, 95 % | seconds |"
+    heads = ("algorithm and options", "samples to 0.9, or pairs", "score", "KL, nats")
+    yield f"| {' | '.join(heads)} | gain, 95 % | seconds |"
     yield "|---|---|---|---|---|---|"
     for line in summaries:
         low, high = line["gain_interval"]
@@ -306,45 +307,57 @@ def write_docs(lines: list[str]) -> None:
     DOCS.write_text(found[0], encoding="utf-8")
 
 
+def measure(
+    cases: list[Case], seeds: int, jobs: int, model: str
+) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
+    """Yields (name, seed) and result of each run, `jobs` at a time, one thread each."""
+    os.environ |= {"ALIGNZOO_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # for the runs
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        made = {
+            (case.name, seed): pool.submit(run, case, seed, model)
+            for case in cases
+            for seed in range(seeds)
+        }
+        for key, future in made.items():
+            yield key, future.result()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--only", nargs="*", help="ids; the others keep their last result")
+    parser.add_argument(
+        "--only", nargs="*", help="ids; other lines keep their last result; none measures nothing"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench/results/zoo.json"))
     parser.add_argument("--write-docs", action="store_true")
     given = parser.parse_args()
+    unknown = set(given.only or ()) - {case.id for case in CASES}
+    if unknown:
+        parser.error(f"--only names {', '.join(sorted(unknown))}, which this bench does not run")
+    if "ALIGNZOO_DATA" not in os.environ:
+        parser.error("ALIGNZOO_DATA names no folder with the model models/stories260K")
     model = str(Path(os.environ["ALIGNZOO_DATA"]) / "models" / "stories260K")
+    chosen = [case for case in CASES if given.only is None or case.id in given.only]
     known = json.loads(given.out.read_text())["runs"] if given.out.exists() else []
-    os.environ |= {"ALIGNZOO_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # for the runs
-    chosen = [case for case in CASES if not given.only or case.id in given.only]
-    results = {(run["case"], run["seed"]): run for run in known}
-    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
-        made = {
-            (case.name, seed): pool.submit(run, case, seed, model)
-            for case in chosen
-            for seed in range(given.seeds)
-        }
-        for (name, seed), future in made.items():
-            result = future.result()
-            results[name, seed] = result
-            print(
-                f"{name}, seed {seed}: score {result['score']:.3f}, "
-                f"KL {result['kl']:.1f}, to 0.9: {describe_samples(result)}, "
-                f"{result['seconds']:.0f} s",
-                flush=True,
-            )
-    runs = [
-        results[case.name, seed]
-        for case in CASES
-        for seed in range(given.seeds)
-        if (case.name, seed) in results
+    results = {(result["case"], result["seed"]): result for result in known}
+    for key, result in measure(chosen, given.seeds, given.jobs, model):
+        results[key] = result
+        print(
+            f"{key[0]}, seed {key[1]}: score {result['score']:.3f}, KL {result['kl']:.1f}, "
+            f"{describe_samples(result)} to 0.9, {result['seconds']:.0f} s",
+            flush=True,
+        )
+    names = [case.name for case in CASES]
+    runs = [result for name in names for key, result in sorted(results.items()) if key[0] == name]
+    summaries = [
+        summarise([result for result in runs if result["case"] == name])
+        for name in names
+        if any(result["case"] == name for result in runs)
     ]
-    by_case = {case.name: [r for r in runs if r["case"] == case.name] for case in CASES}
-    summaries = [summarise(found) for found in by_case.values() if found]
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     versions = {"python": platform.python_version(), "torch": version("torch")}
     facts = {"machine": platform.processor() or platform.machine(), **versions}
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps({"facts": facts, "summary": summaries, "runs": runs}) + "\n")
     lines = list(table(summaries))
     print("\n".join(lines))
