@@ -19,9 +19,6 @@ KEYWORDS = {
     "min_words": 20,
     "max_words": 45,
 }
-WHO = ("dog", "cat", "girl", "boy", "bird", "bear", "frog", "mouse", "king", "fish")
-KIND = ("little", "big", "happy", "brave", "kind")
-START = ("Once upon a time, there was a", "One day, a", "There once was a", "In a town lived a")
 CHINESE = {"include": ["知道", "我"], "min_words": 4, "max_words": 24, "unit": "characters"}
 
 
@@ -150,18 +147,6 @@ def _words_of_final(out: Path) -> float:
     )
     scores = az.make_reward("keywords", **KEYWORDS).score(prompts=[STORY] * 32, responses=texts)
     return float(sum(scores)) / len(scores)
-
-
-@pytest.mark.slow
-def test_prompts_it_was_not_trained_on_are_answered_as_well(data_dir, tmp_path):
-    prompts = [f"{start} {kind} {who}" for start in START for kind in KIND for who in WHO]
-    assert len(set(prompts)) == 200
-    write_lines(tmp_path / "many.jsonl", prompts)
-    out = tmp_path / "run"
-    align(data_dir, out, "ppo", 0, prompts=tmp_path / "many.jsonl", steps=80)
-    last = metrics_of(out)[-1]
-    assert last["eval_score_mean"] >= 0.9
-    assert last["eval_kl"] < 40
 
 
 @pytest.mark.slow
