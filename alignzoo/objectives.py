@@ -202,6 +202,16 @@ def whiten(x: Tensor, mask: Tensor, how: Literal["none", "center", "full"]) -> T
     return x - x[mask].mean() if how == "center" else x
 
 
+def pair_metrics(chosen: Tensor, rejected: Tensor) -> dict[str, MetricValue]:
+    """Returns accuracy and margin of P pairs, from the rewards of their responses, [P] each.
+
+    A pair counts where the chosen response has the higher reward, a tie one half.
+    """
+    margins = (chosen - rejected).detach()
+    wins = (margins > 0).sum() + 0.5 * (margins == 0).sum()
+    return {"accuracy": (wins, len(margins)), "margin": (margins.sum(), len(margins))}
+
+
 def explained_variance(batch: RolloutBatch, values: Tensor | None = None) -> dict[str, float]:
     """Returns 1 - Var(returns - values) / Var(returns); nothing where the returns are all equal.
 

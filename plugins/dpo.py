@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 import alignzoo as az
-from alignzoo import options
+from alignzoo import objectives, options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,13 +96,10 @@ class DPO(az.Algorithm):
         rewards, log_probs = self.rewards(batch, out), out.log_probs.detach().sum(1)
         is_chosen, is_rejected = batch.pair_labels == 1, batch.pair_labels == 0
         losses = self.losses(rewards[is_chosen], rewards[is_rejected])
-        margins = (rewards[is_chosen] - rewards[is_rejected]).detach()
-        wins = (margins > 0).sum() + 0.5 * (margins == 0).sum()
-        count = len(margins)
+        count = len(losses)
         metrics = {
             "loss": (losses.detach().sum(), count),
-            "accuracy": (wins, count),
-            "margin": (margins.sum(), count),
+            **objectives.pair_metrics(rewards[is_chosen], rewards[is_rejected]),
             "chosen_log_probs": (log_probs[is_chosen].sum(), count),
             "rejected_log_probs": (log_probs[is_rejected].sum(), count),
         }

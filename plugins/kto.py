@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 import alignzoo as az
-from alignzoo import options
+from alignzoo import objectives, options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,9 +71,7 @@ class KTO(az.Algorithm):
             metrics[f"{name}_log_probs"] = (log_probs[rows].sum(), rows.sum())
             metrics[f"{name}_rewards"] = (rewards.detach()[rows].sum(), rows.sum())
         if config.source == "preferences":
-            margins = (rewards[good] - rewards[~good]).detach()
-            wins = (margins > 0).sum() + 0.5 * (margins == 0).sum()
-            metrics |= {"accuracy": (wins, len(margins)), "margin": (margins.sum(), len(margins))}
+            metrics |= objectives.pair_metrics(rewards[good], rewards[~good])
         return az.Loss(losses.sum() / batch.num_sequences, metrics)
 
     def update(self, batch: az.RolloutBatch, learner: Learner) -> az.Metrics:
