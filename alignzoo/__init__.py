@@ -9,9 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alignzoo import data as data
+    from alignzoo import features as features
     from alignzoo import kernels as kernels
+    from alignzoo import model_files as model_files
     from alignzoo import objectives as objectives
     from alignzoo import options as options
+    from alignzoo import scalar_model as scalar_model
     from alignzoo.algorithm import Algorithm as Algorithm
     from alignzoo.algorithm import Column as Column
     from alignzoo.algorithm import Gradient as Gradient
@@ -58,7 +62,15 @@ _HOMES = {
     "trainer": "Trainer",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = ("kernels", "objectives", "options")
+_MODULES = (
+    "data",
+    "features",
+    "kernels",
+    "model_files",
+    "objectives",
+    "options",
+    "scalar_model",
+)
 
 __all__ = sorted([*_HOME_OF, *_MODULES, "__version__"])
 

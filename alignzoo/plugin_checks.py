@@ -25,6 +25,7 @@ OWN_COMMANDS = (
     "train-reward",
     "score",
     "generate",
+    "data",
     "demo",
     "bench",
     "new",
@@ -32,7 +33,6 @@ OWN_COMMANDS = (
 )
 # Flags of `alignzoo` itself and of `train-reward`, and the key every --reward accepts.
 GLOBAL_FLAGS = frozenset({"config", "debug", "help", "p", "version"})
-REWARD_FLAGS = GLOBAL_FLAGS | {"data", "out", "seed", "weight"}
 
 
 def check_api(module: ModuleType) -> None:
@@ -157,10 +157,16 @@ def _contract(kind: str) -> tuple[type, type[Config], frozenset[str]]:
         module, reserved = importlib.import_module("alignzoo.algorithm"), run_flags()
         return module.Algorithm, module.AlgorithmConfig, reserved
     module = importlib.import_module("alignzoo.reward")
-    return module.RewardModel, module.RewardConfig, REWARD_FLAGS
+    return module.RewardModel, module.RewardConfig, reward_flags()
 
 
 def run_flags() -> frozenset[str]:
     """Returns the names of the run's own options, which no algorithm's option may have."""
     options = importlib.import_module("alignzoo.run_options").RunOptions
     return GLOBAL_FLAGS | {"allow_changed", "resume"} | frozenset(options.model_fields)
+
+
+def reward_flags() -> frozenset[str]:
+    """Returns the names of `train-reward`'s own options, which no reward's option may have."""
+    options = importlib.import_module("alignzoo.run_options").TrainRewardOptions
+    return GLOBAL_FLAGS | {"weight"} | frozenset(options.model_fields)

@@ -19,12 +19,16 @@ RewardFunction = Callable[..., Sequence[float | None]]
 
 
 class RewardModel:
-    """Base of every reward. Subclasses set `Config` and write `score`.
+    """Base of every reward. Subclasses set `Config` and write `score`; higher is always better.
 
-    `score` must not depend on what else is in the batch.
+    `score` must not depend on what else is in the batch. A reward that learns names the kinds of
+    human judgement it learns from in `learns_from`, and writes `fit`, `save` and `load`.
     """
 
     Config: ClassVar[type[RewardConfig]] = RewardConfig
+
+    # Kinds of judgement, keys of `alignzoo.data.JUDGEMENTS`, that `fit` takes; empty for a rule.
+    learns_from: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: RewardConfig) -> None:
         self.config: Any = config
@@ -41,15 +45,29 @@ class RewardModel:
         """
         raise NotImplementedError
 
-    def fit(self, data: Sequence[Mapping[str, Any]]) -> Mapping[str, float]:
-        """Learns from human feedback and returns held-out metrics."""
-        raise ConfigError(f"reward {type(self).__name__} has nothing to learn")
+    def fit(self, data: Any, *, seed: int = 0) -> Mapping[str, float]:
+        """Learns from human judgements and returns measures of the fit, such as its loss.
+
+        Args:
+            data: what a reader of `alignzoo.data` takes or returns, of a kind in `learns_from`.
+            seed: all randomness of the fit comes from it.
+        Raises:
+            ConfigError: this reward is a rule.
+            DataError: a row is wrong, or there is nothing to learn; the message says where.
+        """
+        raise ConfigError(f"reward {type(self).__name__} is a rule; it has nothing to learn")
+
+    def class_probabilities(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> Mapping[str, Sequence[float]] | None:
+        """Returns the probability of each class by name, each of length B; None if it has none."""
+        return None
 
     def save(self, folder: Path) -> None:
-        """Writes what `fit` learned as safetensors and JSON."""
+        """Writes what `fit` learned as safetensors and JSON (`alignzoo.model_files`)."""
 
     def load(self, folder: Path) -> None:
-        """Reads what `save` wrote."""
+        """Reads what `save` wrote; the options are those it was made with."""
 
 
 class FunctionReward(RewardModel):

@@ -74,3 +74,37 @@ class RunOptions(TrainerOptions):
     lora_targets: str = Field(
         "all-linear", description="module names with commas between, or all-linear"
     )
+
+
+class TrainRewardOptions(Config):
+    """What `alignzoo train-reward` can be told, apart from the reward's options."""
+
+    data: str = Field(..., description="file or hub id with human judgements")
+    out: str = Field(..., description="folder of the reward; must not hold another")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="what the file calls our columns, as JSON: {\"completion\": \"text\"}",
+    )
+    seed: int = Field(0, ge=0, description="all randomness of the fit and its report")
+    eval_data: str | None = Field(None, description="held-out rows of the kind of --data")
+    eval_fraction: float = Field(
+        0.2, ge=0, lt=1, description="share of the prompts held out where no --eval-data is given"
+    )
+    threads: int | None = Field(None, gt=0, description="CPU threads; default torch's own choice")
+    overoptimise: bool = Field(
+        False,
+        description="add the curve of true against proxy score under best-of-n to the report; "
+        "needs --true-reward and --sampler",
+    )
+    true_reward: list[str] = Field(
+        default_factory=list,
+        description="what the proxy stands for, written as --reward of `alignzoo train`",
+    )
+    sampler: str | None = Field(
+        None, description="policy whose responses the curve is drawn from; default the --policy"
+    )
+    prompts: str | None = Field(
+        None, description="prompts of the curve; default those held out of --data"
+    )
+    best_of: int = Field(64, ge=2, description="largest n of the curve")
+    max_new_tokens: int = Field(64, gt=0, description="longest response of the curve, in tokens")
