@@ -83,7 +83,7 @@ class TrainRewardOptions(Config):
     out: str = Field(..., description="folder of the reward; must not hold another")
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="what the file calls our columns, as JSON: {\"completion\": \"text\"}",
+        description='what the file calls our columns, as JSON: {"completion": "text"}',
     )
     seed: int = Field(0, ge=0, description="all randomness of the fit and its report")
     eval_data: str | None = Field(None, description="held-out rows of the kind of --data")
