@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from alignzoo.data import (
     Demonstration,
@@ -29,10 +29,21 @@ from alignzoo.data import (
 from alignzoo.errors import ConfigError
 from alignzoo.policy import Policy
 from alignzoo.random_streams import stream
+from alignzoo.reward import Prompt
 from alignzoo.run_options import TrainerOptions
 
 EncodedT = TypeVar("EncodedT")
 RowT = TypeVar("RowT", bound=PromptRow | Demonstration | Preference | Rating)
+
+
+class HasPrompt(Protocol):
+    """A row of any kind that was read."""
+
+    @property
+    def prompt(self) -> Prompt: ...
+
+
+AnyRowT = TypeVar("AnyRowT", bound=HasPrompt)
 
 
 class Kind(NamedTuple):
@@ -195,14 +206,16 @@ def _make_dataset(
     return Dataset(encoded, encode(kept, notes) if kept else [], fingerprint, notes)
 
 
-def split_by_prompt(rows: Sequence[RowT], fraction: float) -> tuple[list[RowT], list[RowT]]:
+def split_by_prompt(
+    rows: Sequence[AnyRowT], fraction: float
+) -> tuple[list[AnyRowT], list[AnyRowT]]:
     """Returns rows to train on and rows held out, so that no prompt is in both.
 
     A prompt's side depends on its own text alone, so it stays the same when rows are added; only
-    where chance would hold out none, the prompt of the smallest hash is. Files of fewer than 20
-    distinct prompts are not split.
+    where chance would hold out none, the prompt of the smallest hash is. Rows whose prompt is ""
+    are told apart by their completion. Files of fewer than 20 distinct prompts are not split.
     """
-    keys = [hashlib.sha256(repr(row.prompt).encode()).digest() for row in rows]
+    keys = [prompt_key(row) for row in rows]
     if len(set(keys)) < MIN_ROWS_TO_SPLIT or fraction == 0:
         return list(rows), []
     limit = max(int(fraction * 2**64), 1 + min(int.from_bytes(key[:8], "big") for key in keys))
@@ -210,6 +223,16 @@ def split_by_prompt(rows: Sequence[RowT], fraction: float) -> tuple[list[RowT], 
     held_out = [row for row, held in zip(rows, is_held_out, strict=True) if held]
     train = [row for row, held in zip(rows, is_held_out, strict=True) if not held]
     return (train, held_out) if train else (list(rows), [])
+
+
+def prompt_key(row: HasPrompt, salt: str = "") -> bytes:
+    """Returns the SHA-256 by which a row's side of a split is drawn: its prompt's, salted.
+
+    Args:
+        salt: each gives another split; "" the one of training.
+    """
+    content = repr(row.prompt or getattr(row, "completion", ""))
+    return hashlib.sha256((salt + content).encode()).digest()
 
 
 def spread_evenly(rows: Sequence[RowT], most: int) -> list[RowT]:

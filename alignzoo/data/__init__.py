@@ -1,5 +1,6 @@
 """Data files in, token ids out: prompts, demonstrations, preferences, ratings; errors located."""
 
+from alignzoo.data.columns import plain_text
 from alignzoo.data.encode import (
     EncodedDemonstration,
     EncodedPrompt,
@@ -16,7 +17,18 @@ from alignzoo.data.examples import (
     encode_preferences,
     encode_ratings,
 )
+from alignzoo.data.feedback import (
+    ClassLabel,
+    Ranking,
+    StepRatings,
+    TextFeedback,
+    read_classes,
+    read_rankings,
+    read_step_ratings,
+    read_text_feedback,
+)
 from alignzoo.data.judgements import Preference, Rating, read_preferences, read_ratings
+from alignzoo.data.kinds import JUDGEMENTS, JudgementKind, read_judgements
 from alignzoo.data.rows import Row, dataset_fingerprint, read_rows
 from alignzoo.data.schemas import (
     Demonstration,
@@ -27,6 +39,8 @@ from alignzoo.data.schemas import (
 )
 
 __all__ = [
+    "JUDGEMENTS",
+    "ClassLabel",
     "Demonstration",
     "EncodedDemonstration",
     "EncodedPreference",
@@ -34,10 +48,14 @@ __all__ = [
     "EncodedRating",
     "EncodingReport",
     "Example",
+    "JudgementKind",
     "Preference",
     "PromptRow",
+    "Ranking",
     "Rating",
     "Row",
+    "StepRatings",
+    "TextFeedback",
     "check_prompt_lengths",
     "dataset_fingerprint",
     "encode_demonstrations",
@@ -46,9 +64,15 @@ __all__ = [
     "encode_ratings",
     "ensure_chat_template",
     "gather_columns",
+    "plain_text",
+    "read_classes",
     "read_demonstrations",
+    "read_judgements",
     "read_preferences",
     "read_prompts",
+    "read_rankings",
     "read_ratings",
     "read_rows",
+    "read_step_ratings",
+    "read_text_feedback",
 ]

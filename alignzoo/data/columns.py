@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from alignzoo.data.rows import Row, describe
@@ -12,7 +14,18 @@ from alignzoo.reward import Prompt
 Messages = list[dict[str, str]]
 Completion = str | Messages
 ROLES = ("system", "developer", "user", "assistant", "tool")
+TRUTHS = {"true": 1.0, "false": 0.0}  # as CSV has them
 EXAMPLE = '[{"role": "user", "content": "..."}]'
+
+
+def plain_text(content: Prompt) -> str:
+    """Returns a prompt or completion as one text: of messages, the contents joined by line breaks.
+
+    Roles and chat templates are left out: it is what classical features and filters look at.
+    """
+    if isinstance(content, str):
+        return content
+    return "\n".join(message["content"] for message in content)
 
 
 def other_columns(row: Row, used: set[str]) -> dict[str, Any]:
@@ -68,6 +81,50 @@ def read_messages(row: Row, column: str) -> Messages:
     if not value:
         raise DataError(f"{row.where}: column '{column}' is an empty list; expected {EXAMPLE}.")
     return [_message(row, f"{column}[{index}]", message) for index, message in enumerate(value)]
+
+
+def read_label(row: Row, column: str) -> str:
+    """Returns a column that must hold a class: text, or a whole number or truth value as text."""
+    value = row.values[column]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Integral) or (isinstance(value, float) and value.is_integer()):
+        return str(int(value))
+    if isinstance(value, str) and value.strip():
+        return read_text(row, column).strip()
+    raise wrong(row, column, value, "a class: text, a whole number, true or false")
+
+
+def read_number(row: Row, column: str, value: Any) -> float:
+    """Returns a number that `column` holds; None and an empty field of a CSV file are NaN.
+
+    Text such as "4.5" or "True" is read as CSV needs it; true counts as 1 and false as 0.
+    """
+    if value is None or value == "":
+        return math.nan
+    try:
+        if not isinstance(value, (str, Real)):
+            raise ValueError
+        text = str(value).strip().lower()
+        number = TRUTHS[text] if text in TRUTHS else float(value)
+    except ValueError:
+        raise wrong(row, column, value, "a number, true or false") from None
+    if math.isinf(number):
+        raise wrong(row, column, value, "a finite number")
+    return number
+
+
+def read_answer(row: Row, expected: str) -> tuple[Prompt, Completion, set[str]]:
+    """Returns prompt and completion of a row, and the columns they stood in.
+
+    A row with `text` and neither `prompt` nor `completion` is a completion to the prompt "".
+    """
+    if "text" in row.values and not {"prompt", "completion"} & set(row.values):
+        return "", read_text(row, "text"), {"text"}
+    require(row, ["prompt", "completion"], expected)
+    given = {"completion": read_text_or_messages(row, "completion")}
+    prompt, found = answers(row, read_prompt(row), given)
+    return prompt, found["completion"], {"prompt", "completion"}
 
 
 def read_prompt(row: Row, column: str = "prompt") -> Prompt:

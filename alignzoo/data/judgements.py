@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,11 @@ from alignzoo.data.columns import (
     Messages,
     answers,
     other_columns,
+    read_answer,
+    read_number,
     read_prompt,
     read_text_or_messages,
     require,
-    wrong,
 )
 from alignzoo.data.rows import DataSource, Row, read_rows
 from alignzoo.errors import DataError
@@ -27,9 +26,10 @@ PREFERENCE_COLUMNS = (
     "Preferences need 'prompt', 'chosen' and 'rejected', or 'chosen' and 'rejected' that begin "
     "with the same prompt"
 )
-RATING_COLUMNS = "Ratings need 'prompt', 'completion' and 'rating' (a number) or 'label'"
+RATING_COLUMNS = (
+    "Ratings need 'prompt' and 'completion' (or 'text' alone), and 'rating' (a number) or 'label'"
+)
 ASSISTANT = "\n\nAssistant:"  # begins the answers of transcripts written as one text
-TRUTHS = {"true": 1.0, "false": 0.0}  # as CSV has them
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def read_ratings(source: DataSource, *, name: str = "data") -> list[Rating]:
     """Returns the ratings of a file, of a hub data set, or of a list of dicts, in order.
 
     `rating` is a number; without one, `label` is, and true counts as 1 and false as 0. None, NaN
-    and an empty field of a CSV file are no rating: NaN.
+    and an empty field of a CSV file are no rating: NaN. A row with `text` and neither `prompt` nor
+    `completion` is a completion to the prompt "".
 
     Raises:
         DataError: no rows, a missing column, a value of the wrong type, or an infinite rating;
@@ -168,24 +169,7 @@ def _common_length(left: Sequence[Any], right: Sequence[Any]) -> int:
 
 def _rating(row: Row) -> Rating:
     column = "label" if "label" in row.values and "rating" not in row.values else "rating"
-    require(row, ["prompt", "completion", column], RATING_COLUMNS)
-    given = {"completion": read_text_or_messages(row, "completion")}
-    prompt, found = answers(row, read_prompt(row), given)
-    others = other_columns(row, {"prompt", "completion", column})
-    return Rating(prompt, found["completion"], _number(row, column), others, row.where)
-
-
-def _number(row: Row, column: str) -> float:
-    value = row.values[column]
-    if value is None or value == "":
-        return math.nan
-    try:
-        if not isinstance(value, (str, Real)):
-            raise ValueError
-        text = str(value).strip().lower()
-        number = TRUTHS[text] if text in TRUTHS else float(value)
-    except ValueError:
-        raise wrong(row, column, value, "a number, true or false") from None
-    if math.isinf(number):
-        raise wrong(row, column, value, "a finite number")
-    return number
+    prompt, completion, used = read_answer(row, RATING_COLUMNS)
+    require(row, [column], RATING_COLUMNS)
+    rating = read_number(row, column, row.values[column])
+    return Rating(prompt, completion, rating, other_columns(row, {*used, column}), row.where)
