@@ -15,9 +15,10 @@ import alignzoo as az
 from alignzoo.cli.fields import options_of
 
 ROOT = Path(__file__).parents[2]
-PAGES = [
-    page for page in sorted((ROOT / "docs" / "algorithms").glob("*.md")) if page.stem != "README"
-]
+PAGES, REWARD_PAGES = (
+    [page for page in sorted((ROOT / "docs" / folder).glob("*.md")) if page.stem != "README"]
+    for folder in ("algorithms", "rewards")
+)
 TABLE = re.compile(r"<!-- options: (\w+) -->\n((?:\|.*(?:\n|$))*)")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 SMALL = "--steps 2 --batch-size 8 --max-new-tokens 16"
@@ -70,7 +71,7 @@ def commands(path: Path) -> list[str]:
 def shrink(command: str) -> str:
     command = command.replace("path/to/model", "tiny")
     command = re.sub(r" --steps \d+", "", command)
-    if command.startswith("alignzoo train"):
+    if command.startswith("alignzoo train "):
         command += f" {SMALL}"
     elif command.startswith("alignzoo generate"):
         command += " --max-new-tokens 16"
@@ -129,15 +130,52 @@ def test_algorithm_page_commands_run(page: Path, tmp_path: Path) -> None:
         run(command, tmp_path)
 
 
+@pytest.mark.parametrize("page", REWARD_PAGES, ids=lambda page: page.stem)
+def test_reward_page_commands_run(page: Path, tmp_path: Path) -> None:
+    for name, rows in judgements().items():
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    for command in commands(page):
+        run(command, tmp_path)
+
+
+def judgements() -> dict[str, list[dict[str, object]]]:
+    """Returns small files of every kind of judgement, by the name that the pages give them."""
+    files: dict[str, list[dict[str, object]]] = {}
+    for i in range(40):
+        prompt, good, bad = f"Say {i}.", f"Thank you, {i}.", f"Go away, {i}!"
+        polite, text = i % 2 == 0, (good, bad)[i % 2]
+        both = {"prompt": prompt, "completion": text}
+        rows: dict[str, dict[str, object]] = {
+            "prompts": {"prompt": prompt, "answer": str(i)},
+            "completions": {**both, "answer": str(i)},
+            "ratings": {**both, "rating": 4 + polite, "rater": f"rater {i % 3}"},
+            "classes": {**both, "label": "good" if polite else "bad"},
+            "pairs": {"prompt": prompt, "chosen": good, "rejected": bad},
+            "rankings": {"prompt": prompt, "completions": [good, f"{i}.", bad]},
+            "feedback": {
+                **both,
+                "feedback": "This is kind." if polite else "This is rude.",
+                "rating": int(polite),
+            },
+            "steps": {"prompt": prompt, "steps": [good, bad], "ratings": [1, 0]},
+        }
+        for name, row in rows.items():
+            files.setdefault(name, []).append(row)
+    return files
+
+
 def option_table(id: str) -> str:
     lines = ["| option | type | default | range | what |", "|---|---|---|---|---|"]
-    for option in options_of(az.registry().algorithm(id).Config):
+    found = az.registry()
+    owner = found.algorithm(id) if found.matches("algorithm", id) else found.reward(id)
+    for option in options_of(owner.Config):
         cells = (f"`{option.flag}`", option.type, option.default_text, option.range, option.doc)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *REWARD_PAGES], ids=lambda page: page.stem)
 def test_option_table_is_what_the_code_says(page: Path) -> None:
     text = page.read_text()
     if os.environ.get("ALIGNZOO_WRITE_DOCS"):
@@ -163,6 +201,18 @@ def test_every_algorithm_is_in_the_readme_and_has_a_page() -> None:
         assert (
             f"`{id}`" in (ROOT / "docs" / "algorithms" / f"{plugin}.md").read_text() or id == plugin
         )
+
+
+def test_every_reward_is_in_the_readme_and_has_a_page() -> None:
+    ours = {e.id: e.plugin.name for e in az.registry().rewards if e.plugin.first_party}
+    for page in ("README.md", "docs/rewards/README.md"):
+        named = re.findall(r"`(\w+)`", (ROOT / page).read_text())
+        assert set(ours) <= set(named), page
+    tables = "".join(page.read_text() for page in REWARD_PAGES)
+    for id, plugin in ours.items():
+        assert f"<!-- options: {id} -->" in tables, id
+        is_rule = not az.registry().reward(id).learns_from
+        assert ("rules" if is_rule else plugin) in {page.stem for page in REWARD_PAGES}, id
 
 
 def test_links_between_pages_lead_somewhere() -> None:
