@@ -27,6 +27,7 @@ from alignzoo.evaluation import (
 )
 from alignzoo.learner import restrict
 from alignzoo.random_streams import derive_seed
+from alignzoo.reward_scale import RewardScale
 from alignzoo.rollout import last_action_positions
 from alignzoo.training_data import Cursor, Dataset
 
@@ -103,6 +104,7 @@ class RolloutSource:
         self.held_out = prompts.held_out
         self.options = options
         self.cursor = Cursor(len(self.prompts), options.seed)
+        self.scale = RewardScale(options.reward_scale, options.reward_clip)
         self.num_sampled = 0
         self.lines: dict[int, dict[str, Any]] = {}
         check_batch_size(options.batch_size, self.needs.group_size)
@@ -163,6 +165,7 @@ class RolloutSource:
         self, scored: ScoredResponses, rows: NDArray[np.int64], collected: Collected
     ) -> NDArray[np.int64]:
         totals = scored.scores.total
+        self.scale.observe(totals)
         unscorable = np.isnan(totals)
         infinite = np.abs(totals) > np.finfo(np.float32).max  # rewards are float32
         lengths = [len(tokens) for tokens in scored.generation.token_ids]
@@ -209,6 +212,7 @@ class RolloutSource:
     def _fill(self, rows: NDArray[np.int64], metrics: Metrics) -> RolloutBatch:
         """Fills log-probs, values and rewards, lets the algorithm prepare, and stores it all."""
         buffer, learner, needs = self.learner.buffer, self.learner, self.needs
+        self._scale_scores(rows, metrics)
         batch = buffer.batch(rows, device=self.policy.device)
         old_log_probs = batch.sampler_log_probs
         if self._recomputes():
@@ -230,6 +234,15 @@ class RolloutSource:
             metrics.merge(Metrics({"kl": (kl, len(rows))}))
         buffer.set("rewards", self._rewards(batch, penalty), rows)
         return prepare_batch(learner, buffer, rows)
+
+    def _scale_scores(self, rows: NDArray[np.int64], metrics: Metrics) -> None:
+        """Puts what is learned from in the place of the raw scores; metrics have those already."""
+        if not self.scale.acts:
+            return
+        raw = self.learner.buffer.batch(rows).scores.double().numpy()
+        scaled, clipped = self.scale.apply(raw)
+        self.learner.buffer.set("scores", scaled, rows)
+        metrics.merge(Metrics({"reward_clip_frac": (clipped * len(rows), len(rows))}))
 
     def _recomputes(self) -> bool:
         choice = self.options.old_log_probs
@@ -266,12 +279,17 @@ class RolloutSource:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns how many prompts were taken and how many responses sampled."""
-        return {"position": self.cursor.position, "num_sampled": self.num_sampled}
+        return {
+            "position": self.cursor.position,
+            "num_sampled": self.num_sampled,
+            "reward_scale": self.scale.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes back to where `state_dict` stood."""
         self.cursor.position = state["position"]
         self.num_sampled = state["num_sampled"]
+        self.scale.load_state_dict(state["reward_scale"])
 
 
 def prepare_batch(learner: Learner, buffer: RolloutBuffer, rows: NDArray[np.int64]) -> RolloutBatch:

@@ -37,6 +37,14 @@ class TrainerOptions(Config):
     micro_batch_size: int | None = Field(
         None, gt=0, description="sequences per forward pass; default by tokens"
     )
+    reward_scale: Literal["none", "batch", "running"] = Field(
+        "none",
+        description="scores are learned from as they are, or less their mean and divided by their "
+        "standard deviation, of the round or of the run so far",
+    )
+    reward_clip: float | None = Field(
+        None, gt=0, description="scores are limited to [-reward_clip, reward_clip], once scaled"
+    )
     max_refills: int = Field(
         3, ge=0, description="times an update samples again for rows an algorithm dropped"
     )

@@ -41,6 +41,7 @@ MEANINGS = {
     "kl_point": Meaning("nats per response", "reference point, measured on mismatched responses"),
     "weight_max": Meaning("", "largest weight of a response; their mean is 1"),
     "best_score_mean": Meaning("", "mean score of the responses that are imitated"),
+    "reward_clip_frac": Meaning("", "share of the responses whose score was limited"),
     "kept_fraction": Meaning("", "share of the sampled responses that were learned from"),
     "q_loss": Meaning("", "Huber loss of Q at the tokens that were taken"),
     "q_values": Meaning("", "mean Q of the tokens that were taken"),
