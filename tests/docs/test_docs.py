@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from judgement_rows import judgements
 
 import alignzoo as az
 from alignzoo.cli.fields import options_of
@@ -137,32 +138,6 @@ def test_reward_page_commands_run(page: Path, tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     for command in commands(page):
         run(command, tmp_path)
-
-
-def judgements() -> dict[str, list[dict[str, object]]]:
-    """Returns small files of every kind of judgement, by the name that the pages give them."""
-    files: dict[str, list[dict[str, object]]] = {}
-    for i in range(40):
-        prompt, good, bad = f"Say {i}.", f"Thank you, {i}.", f"Go away, {i}!"
-        polite, text = i % 2 == 0, (good, bad)[i % 2]
-        both = {"prompt": prompt, "completion": text}
-        rows: dict[str, dict[str, object]] = {
-            "prompts": {"prompt": prompt, "answer": str(i)},
-            "completions": {**both, "answer": str(i)},
-            "ratings": {**both, "rating": 4 + polite, "rater": f"rater {i % 3}"},
-            "classes": {**both, "label": "good" if polite else "bad"},
-            "pairs": {"prompt": prompt, "chosen": good, "rejected": bad},
-            "rankings": {"prompt": prompt, "completions": [good, f"{i}.", bad]},
-            "feedback": {
-                **both,
-                "feedback": "This is kind." if polite else "This is rude.",
-                "rating": int(polite),
-            },
-            "steps": {"prompt": prompt, "steps": [good, bad], "ratings": [1, 0]},
-        }
-        for name, row in rows.items():
-            files.setdefault(name, []).append(row)
-    return files
 
 
 def option_table(id: str) -> str:
