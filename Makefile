@@ -12,23 +12,25 @@
 #
 # Variables: PYTHON (the interpreter that makes the environment), VENV (where it lies),
 # ALIGNZOO_CUDA (OFF, AUTO or ON), ALIGNZOO_DATA (the real data, for the tests that read it),
-# PYTEST_ARGS (more arguments for pytest).
+# PYTEST_ARGS (more arguments for pytest), WORKERS (processes that test side by side, 0 for none).
 
 PYTHON ?= python3
 VENV ?= .venv
 ALIGNZOO_CUDA ?= OFF
 CONSTRAINTS ?= .ci/constraints.txt
 PYTEST_ARGS ?=
+WORKERS ?= auto
 
 BIN := $(abspath $(VENV))/bin
 BUILD := $(abspath $(VENV))/build
 INSTALLED := $(VENV)/.installed-$(ALIGNZOO_CUDA)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PYTEST := $(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 CPP_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 # Threads that wait must not spin: other work, the tests' own included, needs the cores.
 export OMP_WAIT_POLICY ?= PASSIVE
+test test-slow test-compat test-peers: export OMP_NUM_THREADS ?= 1
 export ALIGNZOO_CUDA
 ifneq ($(wildcard ../shared/data/.),)
 export ALIGNZOO_DATA ?= $(abspath ../shared/data)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,14 @@ CONSTRAINTS = ROOT / ".ci" / "constraints.txt"
 OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "ALIGNZOO_PLUGINS", "ALIGNZOO_DATA")
 
 Run = Callable[..., str]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes out of the block that lock the same file."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -79,11 +89,12 @@ def wheel(run: Run, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pyte
     out = tmp_path_factory.mktemp("wheel")
     build = pytestconfig.cache.mkdir("wheel-build")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    run(
-        *(*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation"),
-        *(f"--config-settings=build-dir={build}", "--wheel-dir", out, "."),
-        cwd=ROOT,
-    )
+    with locked(build / "lock"):  # workers that test side by side share the folder
+        run(
+            *(*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation"),
+            *(f"--config-settings=build-dir={build}", "--wheel-dir", out, "."),
+            cwd=ROOT,
+        )
     (made,) = out.glob("*.whl")
     return made
 
