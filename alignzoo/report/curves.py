@@ -180,7 +180,8 @@ def _percent(value: float, low: float, high: float) -> float:
     return round(100.0 * (value - low) / (high - low), 3)
 
 
-def _place(points: Iterable[Point], x: Axis, y: Axis) -> list[Point]:
+def place(points: Iterable[Point], x: Axis, y: Axis) -> list[Point]:
+    """Returns the points in the square of a plot, its origin at the top left."""
     return [
         (
             round(SIDE * (px - x.low) / (x.high - x.low), 1),
@@ -190,11 +191,12 @@ def _place(points: Iterable[Point], x: Axis, y: Axis) -> list[Point]:
     ]
 
 
-def _points_text(points: Iterable[Point]) -> str:
+def points_text(points: Iterable[Point]) -> str:
+    """Returns the points list of an SVG polyline."""
     return " ".join(f"{x:g},{y:g}" for x, y in points)
 
 
-def _dots_text(points: Iterable[Point]) -> str:
+def dots_text(points: Iterable[Point]) -> str:
     """Returns a path whose round line caps are the dots; they stay round when stretched."""
     return "".join(f"M{x:g} {y:g}h.01" for x, y in points)
 
@@ -230,16 +232,16 @@ def curve(
     y = value_axis(value for _, _, points in kept for _, value in points)
     lines = []
     for (kind, label, series), (_, _, points) in zip(parts, kept, strict=True):
-        placed = _place(points, x, y)
-        dots = _dots_text(placed) if kind == "held-out" or len(placed) == 1 else ""
+        placed = place(points, x, y)
+        dots = dots_text(placed) if kind == "held-out" or len(placed) == 1 else ""
         smoothed = window > 0 and kind == "training" and is_noisy(series.values)
         if len(placed) > 60 and kind == "held-out":
             dots = ""
-        lines.append(Line("raw" if smoothed else kind, label, _points_text(placed), dots))
+        lines.append(Line("raw" if smoothed else kind, label, points_text(placed), dots))
         if smoothed:
             means = running_mean(series.values, window)
             smooth = downsample(list(zip(series.steps, means, strict=True)))
-            lines.append(Line("mean", "", _points_text(_place(smooth, x, y))))
+            lines.append(Line("mean", "", points_text(place(smooth, x, y))))
     last = [(kind, label, format_number(series.values[-1])) for kind, label, series in parts]
     return Chart(
         name=name,
@@ -282,13 +284,13 @@ def frontier(
     both = [*training, *held_out]
     x = value_axis((px for _, px, _ in both), downwards=False)
     y = value_axis(py for _, _, py in both)
-    placed = _place(((px, py) for _, px, py in training), x, y)
+    placed = place(((px, py) for _, px, py in training), x, y)
     fifths = [placed[i * len(placed) // 5 : (i + 1) * len(placed) // 5] for i in range(5)]
-    dots = [(0.4 + 0.15 * i, _dots_text(part)) for i, part in enumerate(fifths) if part]
+    dots = [(0.4 + 0.15 * i, dots_text(part)) for i, part in enumerate(fifths) if part]
     lines = []
     if len(held_out) > 1:
-        places = _place(((px, py) for _, px, py in held_out), x, y)
-        lines.append(Line("held-out", "held-out", _points_text(places), _dots_text(places)))
+        places = place(((px, py) for _, px, py in held_out), x, y)
+        lines.append(Line("held-out", "held-out", points_text(places), dots_text(places)))
     marks = [_mark(point, x, y) for point in (training[0], training[-1])]
     step, last_kl, last_score = training[-1]
     return Chart(
