@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,8 @@ from alignzoo.reward import FunctionReward, Prompt, RewardModel, declared_argume
 # Columns of these names do not reach a reward: they are its own arguments.
 RESERVED_COLUMNS = frozenset({"self", "prompts", "responses", "completions"})
 TRAINED_REWARD_FILE = "reward.json"
+
+logger = logging.getLogger("alignzoo")
 
 
 class WeightedReward(NamedTuple):
@@ -352,25 +355,65 @@ def _explain_unknown(name: str, is_known: Callable[[str], bool]) -> None:
 def load_trained_reward(folder: Path, registry: RewardRegistry) -> RewardModel:
     """Returns the reward that `alignzoo train-reward` wrote into `folder`.
 
-    `reward.json` there holds its `id` and `options`; the reward itself reads the rest.
+    `reward.json` there holds its `id` and `options`; the reward itself reads the rest. One that
+    was trained by another revision of its plugin is loaded with a warning.
 
     Raises:
-        ConfigError: the folder is no trained reward.
+        ConfigError: the folder is no trained reward, or its plugin is not installed.
+        DataError: a file in it is damaged.
     """
-    path = folder / TRAINED_REWARD_FILE
+    record = _read_record(folder / TRAINED_REWARD_FILE)
+    id = _installed_id(record, folder, registry)
+    reward: RewardModel = registry.build("reward", id, record.get("options", {}))
+    now = getattr(getattr(registry.find("reward", id), "spec", None), "revision", None)
+    then = record.get("revision")
+    if None not in (now, then) and now != then:
+        logger.warning(
+            "%s was trained by revision %s of reward '%s', and revision %s is installed; it may "
+            "score otherwise than it was measured",
+            folder,
+            then,
+            id,
+            now,
+        )
+    reward.load(folder)
+    return reward
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Returns what reward.json says."""
     if not path.is_file():
         raise ConfigError(
-            f"{folder} is no trained reward: it has no {TRAINED_REWARD_FILE}, which "
+            f"{path.parent} is no trained reward: it has no {path.name}, which "
             "`alignzoo train-reward` writes."
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        id, options = record["id"], record.get("options", {})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if not isinstance(record, dict) or "id" not in record:
+            raise ValueError("it is none")
+        if not isinstance(record.get("options", {}), dict):
+            raise ValueError("its 'options' are none")
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: expected an object with 'id' ({error}).") from error
-    reward: RewardModel = registry.build("reward", id, options)
-    reward.load(folder)
-    return reward
+    if record["id"] is None:
+        raise ConfigError(
+            f"{path} does not say which reward it is, since it was trained from Python without an "
+            "id: give train_reward record={'id': ...}, or load it there."
+        )
+    return record
+
+
+def _installed_id(record: Mapping[str, Any], folder: Path, registry: RewardRegistry) -> str:
+    """Returns the id under which the registry has the reward, qualified where two own it."""
+    id, owner = str(record["id"]), record.get("distribution")
+    found = registry.matches("reward", id)
+    if not found:
+        source = f" of {owner} {record.get('version') or ''}".rstrip() if owner else ""
+        raise ConfigError(
+            f"{folder} was trained by reward '{id}'{source}, which is not installed; install it, "
+            "or name its module with -p."
+        )
+    return f"{owner}:{id}" if owner and len(found) > 1 else id
 
 
 def resolve_rewards(texts: Sequence[str], registry: RewardRegistry) -> RewardSum:
