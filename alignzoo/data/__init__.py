@@ -29,7 +29,8 @@ from alignzoo.data.feedback import (
 )
 from alignzoo.data.judgements import Preference, Rating, read_preferences, read_ratings
 from alignzoo.data.kinds import JUDGEMENTS, JudgementKind, read_judgements
-from alignzoo.data.rows import Row, dataset_fingerprint, read_rows
+from alignzoo.data.row import Row
+from alignzoo.data.rows import dataset_fingerprint, iterate_rows, read_rows
 from alignzoo.data.schemas import (
     Demonstration,
     PromptRow,
@@ -64,6 +65,7 @@ __all__ = [
     "encode_ratings",
     "ensure_chat_template",
     "gather_columns",
+    "iterate_rows",
     "plain_text",
     "read_classes",
     "read_demonstrations",

@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from alignzoo.data.rows import Row, describe
+from alignzoo.data.messages import Messages, check_text, read_messages, wrong
+from alignzoo.data.row import Row
 from alignzoo.errors import DataError, did_you_mean
 from alignzoo.reward import Prompt
 
-Messages = list[dict[str, str]]
 Completion = str | Messages
-ROLES = ("system", "developer", "user", "assistant", "tool")
 TRUTHS = {"true": 1.0, "false": 0.0}  # as CSV has them
-EXAMPLE = '[{"role": "user", "content": "..."}]'
 
 
 def plain_text(content: Prompt) -> str:
@@ -37,7 +35,10 @@ def missing(row: Row, column: str, expected: str) -> DataError:
     """Returns the error of a row without `column`; it names the columns the row has."""
     has = ", ".join(f"'{name}'" for name in row.values) or "none"
     hint = did_you_mean(column, map(str, row.values))
-    return DataError(f"{row.where}: no column '{column}'; the columns are {has}.{hint} {expected}.")
+    alike = "" if row.line <= (row.unit != "index") else " All rows of a file are of one kind."
+    return DataError(
+        f"{row.where}: no column '{column}'; the columns are {has}.{hint} {expected}.{alike}"
+    )
 
 
 def require(row: Row, columns: Sequence[str], expected: str) -> None:
@@ -47,20 +48,12 @@ def require(row: Row, columns: Sequence[str], expected: str) -> None:
             raise missing(row, column, expected)
 
 
-def wrong(row: Row, column: str, value: Any, expected: str) -> DataError:
-    """Returns the error of a column that holds something else than expected."""
-    return DataError(
-        f"{row.where}: column '{column}' holds {describe(value)}; expected {expected}."
-    )
-
-
 def read_text(row: Row, column: str) -> str:
     """Returns a column that must hold text."""
     value = row.values[column]
     if not isinstance(value, str):
         raise wrong(row, column, value, "text")
-    _check_unicode(row, column, value)
-    return value
+    return check_text(row, column, value)
 
 
 def read_text_or_messages(row: Row, column: str) -> Prompt:
@@ -68,19 +61,9 @@ def read_text_or_messages(row: Row, column: str) -> Prompt:
     value = row.values[column]
     if isinstance(value, str):
         return read_text(row, column)
-    if not isinstance(value, list):
+    if not isinstance(value, (list, Mapping)):
         raise wrong(row, column, value, "text or chat messages")
     return read_messages(row, column)
-
-
-def read_messages(row: Row, column: str) -> Messages:
-    """Returns a column that must hold chat messages, at least one."""
-    value = row.values[column]
-    if not isinstance(value, list):
-        raise wrong(row, column, value, f"chat messages such as {EXAMPLE}")
-    if not value:
-        raise DataError(f"{row.where}: column '{column}' is an empty list; expected {EXAMPLE}.")
-    return [_message(row, f"{column}[{index}]", message) for index, message in enumerate(value)]
 
 
 def read_label(row: Row, column: str) -> str:
@@ -135,12 +118,20 @@ def read_prompt(row: Row, column: str = "prompt") -> Prompt:
     return prompt
 
 
+def read_instruction(row: Row) -> Messages:
+    """Returns one user turn: the instruction, and after an empty line the input if there is one."""
+    parts = [read_text(row, "instruction")]
+    if row.values.get("input") is not None:
+        parts.append(read_text(row, "input"))
+    return [{"role": "user", "content": "\n\n".join(part for part in parts if part)}]
+
+
 def check_ends_with_user(row: Row, column: str, messages: Messages) -> None:
     """Checks that messages are a prompt: that the policy is the one to answer."""
     if messages[-1]["role"] not in ("user", "tool"):
         raise DataError(
             f"{row.where}: '{column}' ends with the role '{messages[-1]['role']}'; "
-            "a prompt ends with a user message, which the policy answers."
+            "a prompt ends with a user message, which the assistant answers."
         )
 
 
@@ -177,34 +168,3 @@ def answers(
 def last_assistant(messages: Messages) -> int:
     """Returns the index of the last assistant turn; there must be one."""
     return max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-
-
-def _message(row: Row, column: str, message: Any) -> dict[str, str]:
-    if not isinstance(message, Mapping):
-        raise wrong(row, column, message, "an object with 'role' and 'content'")
-    for key in ("role", "content"):
-        if key not in message:
-            keys = ", ".join(f"'{name}'" for name in message) or "nothing"
-            raise DataError(
-                f"{row.where}: '{column}' has no '{key}'; it has {keys}. "
-                "A message is an object with 'role' and 'content'."
-            )
-        if not isinstance(message[key], str):
-            raise wrong(row, f"{column}.{key}", message[key], "text")
-        _check_unicode(row, f"{column}.{key}", message[key])
-    if message["role"] not in ROLES:
-        raise DataError(
-            f"{row.where}: '{column}' has the role '{message['role']}'; expected one of "
-            f"{', '.join(ROLES)}.{did_you_mean(message['role'], ROLES)}"
-        )
-    return {key: value for key, value in message.items() if value is not None}
-
-
-def _check_unicode(row: Row, column: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{row.where}: column '{column}' holds half a surrogate pair at character "
-            f"{error.start}, which is no text; write the whole character."
-        ) from None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignzoo.data.columns import Messages
+from alignzoo.data.messages import Messages
 from alignzoo.data.schemas import Demonstration, PromptRow
 from alignzoo.errors import DataError
 from alignzoo.reward import Prompt

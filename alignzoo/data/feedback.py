@@ -19,9 +19,11 @@ from alignzoo.data.columns import (
     read_text,
     read_text_or_messages,
     require,
-    wrong,
 )
-from alignzoo.data.rows import DataSource, Row, read_rows
+from alignzoo.data.messages import wrong
+from alignzoo.data.row import DataSource, Row
+from alignzoo.data.rows import read_rows
+from alignzoo.data.trees import ranking_rows
 from alignzoo.errors import DataError
 from alignzoo.reward import Prompt
 
@@ -98,13 +100,20 @@ def read_classes(source: DataSource, *, name: str = "data") -> list[ClassLabel]:
 def read_rankings(source: DataSource, *, name: str = "data") -> list[Ranking]:
     """Returns the rankings of a file, of a hub data set, or of a list of dicts, in order.
 
-    `completions`, or `ranked`, is a list of two or more, best first, all different.
+    `completions`, or `ranked`, is a list of two or more, best first, all different. A tree of
+    messages gives one ranking for each prompt that has two ranked replies or more.
 
     Raises:
         DataError: no rows, a missing column, fewer than two completions, or two that are the
             same; names file and line.
     """
-    return _read(source, name, Ranking, _ranking)
+    given = [] if isinstance(source, (str, Path)) else list(source)
+    if given and all(isinstance(item, Ranking) for item in given):
+        return given
+    rows = list(ranking_rows(read_rows(source, name=name)))
+    if not rows:
+        raise DataError(f"{source if isinstance(source, (str, Path)) else name} ranks no replies.")
+    return [_ranking(row) for row in rows]
 
 
 def read_text_feedback(source: DataSource, *, name: str = "data") -> list[TextFeedback]:

@@ -9,16 +9,19 @@ from typing import Any
 
 from alignzoo.data.columns import (
     Completion,
-    Messages,
     answers,
     other_columns,
+    plain_text,
     read_answer,
+    read_instruction,
     read_number,
     read_prompt,
     read_text_or_messages,
     require,
 )
-from alignzoo.data.rows import DataSource, Row, read_rows
+from alignzoo.data.messages import ASSISTANT, Messages, is_transcript
+from alignzoo.data.row import DataSource, Row
+from alignzoo.data.rows import read_rows
 from alignzoo.errors import DataError
 from alignzoo.reward import Prompt
 
@@ -29,7 +32,8 @@ PREFERENCE_COLUMNS = (
 RATING_COLUMNS = (
     "Ratings need 'prompt' and 'completion' (or 'text' alone), and 'rating' (a number) or 'label'"
 )
-ASSISTANT = "\n\nAssistant:"  # begins the answers of transcripts written as one text
+PROMPTS = ("prompt", "conversations", "instruction")  # columns that hold the prompt of a pair
+INPUTS = {"instruction": {"input"}}  # what belongs to such a column
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,12 @@ def read_preferences(source: DataSource, *, name: str = "data") -> list[Preferen
     `chosen` and `rejected` are whole transcripts, and what they begin with is the prompt: of
     messages, those up to the last user turn they share; of text, up to the last "\\n\\nAssistant:"
     they share, else up to the last white space, which then begins both answers (all they share,
-    where there is none). Chat messages
-    beside a text `prompt` may also be whole transcripts; they must hold that prompt.
+    where there is none). Whole transcripts beside a `prompt` must hold that prompt. The prompt may
+    also be ShareGPT's `conversations`, or `instruction` and `input`.
 
     Raises:
-        DataError: no rows, a missing column, a value of the wrong type, or `chosen` equal to
-            `rejected`; names file and line.
+        DataError: no rows, a missing column, a value of the wrong type, transcripts of different
+            prompts, `chosen` empty or equal to `rejected`; names file and line.
     """
     if isinstance(source, (str, Path)):
         return [_preference(row) for row in read_rows(source)]
@@ -101,24 +105,58 @@ def _preference(row: Row) -> Preference:
             f"{row.where}: 'chosen' and 'rejected' are the same, so neither is preferred; "
             "leave the row out."
         )
-    if "prompt" not in row.values:
+    column = next((name for name in PROMPTS if name in row.values), "")
+    prompt = _asked(row, column) if column else None
+    if prompt is None:
         prompt, given = _split(row, given)
-    else:
-        prompt = read_prompt(row)
-        if isinstance(prompt, str) and all(map(_is_transcript, given.values())):
-            asked, (prompt, given) = prompt, _split(row, given)
-            if asked.strip() not in (message["content"].strip() for message in prompt):
-                raise DataError(
-                    f"{row.where}: 'prompt' is not among the messages that 'chosen' and "
-                    "'rejected' begin with; leave 'prompt' out, or the messages before the answers."
-                )
+    elif all(map(_is_whole, given.values())):
+        prompt, given = _split_after(row, prompt, given)
     prompt, found = answers(row, prompt, given)
-    others = other_columns(row, {"prompt", "chosen", "rejected"})
+    if not plain_text(found["chosen"]).strip() and not _calls(found["chosen"]):
+        raise DataError(
+            f"{row.where}: 'chosen' is empty, which nobody prefers; write the answer, or leave the "
+            "row out."
+        )
+    others = other_columns(row, {column, "chosen", "rejected"} | INPUTS.get(column, set()))
     return Preference(prompt, found["chosen"], found["rejected"], others, row.where)
 
 
-def _is_transcript(answer: Prompt) -> bool:
-    return isinstance(answer, list) and answer[0]["role"] != "assistant"
+def _asked(row: Row, column: str) -> Prompt:
+    """Returns the prompt that a row has in a column of its own."""
+    return read_instruction(row) if column == "instruction" else read_prompt(row, column)
+
+
+def _is_whole(answer: Prompt) -> bool:
+    """Whether an answer is a transcript, which begins with its prompt."""
+    return is_transcript(answer) if isinstance(answer, str) else answer[0]["role"] != "assistant"
+
+
+def _calls(answer: Completion) -> bool:
+    """Whether an answer says nothing because it calls tools."""
+    return isinstance(answer, list) and any("tool_calls" in message for message in answer)
+
+
+def _split_after(
+    row: Row, asked: Prompt, given: Mapping[str, Prompt]
+) -> tuple[Any, dict[str, Prompt]]:
+    """Returns the prompt of two transcripts beside a prompt, and what is left of each."""
+    if isinstance(asked, list) and all(isinstance(answer, list) for answer in given.values()):
+        length = len(asked)
+        if all(answer[:length] == asked and len(answer) > length for answer in given.values()):
+            return asked, {column: answer[length:] for column, answer in given.items()}
+        raise _mismatch(row)
+    prompt, left = _split(row, given)
+    said = prompt if isinstance(prompt, str) else [message["content"].strip() for message in prompt]
+    if plain_text(asked).strip() not in said:
+        raise _mismatch(row)
+    return prompt, left
+
+
+def _mismatch(row: Row) -> DataError:
+    return DataError(
+        f"{row.where}: 'prompt' is not among the messages that 'chosen' and 'rejected' begin with; "
+        "leave 'prompt' out, or the messages before the answers."
+    )
 
 
 def _split(row: Row, given: Mapping[str, Prompt]) -> tuple[Any, dict[str, Prompt]]:
@@ -133,6 +171,8 @@ def _split(row: Row, given: Mapping[str, Prompt]) -> tuple[Any, dict[str, Prompt
             f"{row.where}: one of 'chosen' and 'rejected' is text and the other chat messages; "
             "expected both alike."
         )
+    if isinstance(chosen, str) and is_transcript(chosen) and ASSISTANT not in chosen[:length]:
+        length = 0
     if length == 0:
         raise DataError(
             f"{row.where}: 'chosen' and 'rejected' do not begin alike, and there is no column "

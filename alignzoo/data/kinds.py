@@ -29,7 +29,9 @@ from alignzoo.data.judgements import (
     read_preferences,
     read_ratings,
 )
-from alignzoo.data.rows import DataSource, Row, read_rows
+from alignzoo.data.row import DataSource, Row
+from alignzoo.data.rows import read_rows
+from alignzoo.data.trees import is_tree
 from alignzoo.errors import ConfigError, DataError, did_you_mean
 
 NO_COLUMNS: Mapping[str, str] = {}
@@ -121,6 +123,8 @@ def find_kind(row: Row, kinds: Sequence[str]) -> str:
     """
     if len(kinds) == 1:
         return kinds[0]
+    if "rankings" in kinds and is_tree(row):
+        return "rankings"
     has = set(row.values)
     for kind in sorted(kinds, key=list(JUDGEMENTS).index):
         if any(marks <= has for marks in JUDGEMENTS[kind].marks):

@@ -1,55 +1,27 @@
 """Reading files into rows that remember where they stood.
 
-JSON lines, JSON and CSV, gzipped or not, are read with the standard library; Parquet and hub ids
-with `datasets` (`pip install 'alignzoo[data]'`). In Python, data may also be a list.
+JSON lines, JSON and CSV, gzipped or not, are read line by line with the standard library; Parquet
+and hub ids with `datasets` (`pip install 'alignzoo[data]'`). In Python, data may also be a list.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import gzip
 import hashlib
 import importlib
-import io
 import json
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from alignzoo.data.files import read_lines
+from alignzoo.data.formats import TEXT_FORMATS
+from alignzoo.data.row import DataSource, Row, describe
 from alignzoo.errors import DataError, did_you_mean
 
 FORMATS = ".jsonl, .json, .csv (also with .gz), .parquet"
 FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz")
-DataSource = str | Path | Sequence[Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row: its columns by name, and where it came from.
-
-    Args:
-        values: the columns.
-        source: path of the file, hub id, or what a list was called.
-        line: line in a text file, from 1; number of the row from 1 in Parquet and on the hub;
-            index from 0 in a list.
-        unit: which of the three `line` is.
-    """
-
-    values: Mapping[str, Any]
-    source: str
-    line: int
-    unit: Literal["line", "row", "index"] = "line"
-
-    @property
-    def where(self) -> str:
-        """The row's place, as error messages give it: "prompts.jsonl, line 3" or "prompts[2]"."""
-        if self.unit == "index":
-            return f"{self.source}[{self.line}]"
-        return f"{self.source}, {self.unit} {self.line}"
 
 
 def read_rows(source: DataSource, *, name: str = "data") -> list[Row]:
@@ -64,15 +36,48 @@ def read_rows(source: DataSource, *, name: str = "data") -> list[Row]:
     Raises:
         DataError: the file is absent, empty or malformed; the message names file and line.
     """
-    if not isinstance(source, (str, Path)):
-        rows = list(_list_rows(source, name))
-    elif (path := Path(source).expanduser()).is_file():
-        rows = list(_file_rows(path, str(source)))
-    else:
-        rows = list(_hub_rows(_hub_id(source), str(source)))
-    if not rows:
+    return list(iterate_rows(source, name=name))
+
+
+def iterate_rows(source: DataSource, *, name: str = "data") -> Iterator[Row]:
+    """Yields the rows that `read_rows` returns, one in memory at a time.
+
+    Raises:
+        DataError: as `read_rows`, when the iteration comes there; and at the end, where there
+            were no rows. Two rows of a file with one `id` and different content are an error.
+    """
+    empty = True
+    for row in _rows(source, name):
+        empty = False
+        yield row
+    if empty:
         raise DataError(f"{source if isinstance(source, (str, Path)) else name} holds no rows.")
-    return rows
+
+
+def _rows(source: DataSource, name: str) -> Iterator[Row]:
+    if not isinstance(source, (str, Path)):
+        return _list_rows(source, name)
+    if "\0" in str(source):
+        raise DataError("the name of the file holds a NUL character; no file has such a name.")
+    if (path := Path(source).expanduser()).is_file():
+        return _check_ids(_file_rows(path, str(source)))
+    return _check_ids(_hub_rows(_hub_id(source), str(source)))
+
+
+def _check_ids(rows: Iterator[Row]) -> Iterator[Row]:
+    """Yields the rows, if no two of different content have one `id`; equal ones may."""
+    seen: dict[Any, tuple[int, int]] = {}
+    for row in rows:
+        identity = row.values.get("id")
+        if isinstance(identity, (str, int)):
+            content = hash(repr(row.values))
+            line, other = seen.setdefault(identity, (row.line, content))
+            if other != content:
+                raise DataError(
+                    f"{row.where}: the id '{identity}' is that of {row.unit} {line}, whose content "
+                    "differs; give each row an id of its own, or the column another name."
+                )
+        yield row
 
 
 def dataset_fingerprint(rows: Iterable[Any]) -> str:
@@ -120,88 +125,9 @@ def _file_rows(path: Path, name: str) -> Iterator[Row]:
     kind = "".join(suffixes[:1] if packed else suffixes[-1:]).lower()
     if kind == ".parquet" and not packed:
         return _parquet_rows(path, name)
-    readers: dict[str, Callable[[str, str], Iterator[Row]]] = {
-        ".json": _json_rows,
-        ".jsonl": _jsonl_rows,
-        ".csv": _csv_rows,
-    }
-    if kind not in readers:
+    if kind not in TEXT_FORMATS:
         raise DataError(f"{name}: expected a file whose name ends in one of {FORMATS}.")
-    return readers[kind](_read_text(path, name, packed), name)
-
-
-def _read_text(path: Path, name: str, packed: bool) -> str:
-    try:
-        content = path.read_bytes()
-        if packed:
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{name} cannot be read: {error}.") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{name}, line {line}: not UTF-8 text ({error.reason}).") from None
-
-
-def _parse_json(text: str, name: str, line: int | None = None) -> Any:
-    """Returns the value `text` holds; `line` is its line in the file, None for the whole file."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"{name}, line {line or error.lineno}"
-        raise DataError(f"{place}: malformed JSON at column {error.colno}: {error.msg}.") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}, line {line or 1}: malformed JSON: {error}.") from None
-
-
-def _object_row(value: Any, name: str, line: int) -> Row:
-    if not isinstance(value, dict):
-        expected = 'expected an object such as {"prompt": "..."}'
-        raise DataError(f"{name}, line {line} holds {describe(value)}; {expected}.")
-    return Row(value, name, line)
-
-
-def _jsonl_rows(text: str, name: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield _object_row(_parse_json(line, name, number), name, number)
-
-
-def _json_rows(text: str, name: str) -> Iterator[Row]:
-    """Yields the objects of one JSON array, each with the line it begins on; else JSON lines."""
-    if not text.lstrip().startswith("["):
-        yield from _jsonl_rows(text, name)
-        return
-    decoder, end, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
-    for item in _parse_json(text, name):
-        while text[end] in " \t\r\n,":
-            end += 1
-        line, counted = line + text.count("\n", counted, end), end
-        end = decoder.raw_decode(text, end)[1]
-        yield _object_row(item, name, line)
-
-
-def _csv_rows(text: str, name: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = next(reader, None)
-        if header is None:
-            return
-        if len(set(header)) != len(header):
-            raise DataError(f"{name}, line 1: two columns have the same name: {header}.")
-        line = reader.line_num + 1
-        for fields in reader:
-            if fields and len(fields) != len(header):
-                raise DataError(
-                    f"{name}, line {line}: {len(fields)} fields, but the header has {len(header)}. "
-                    "Put fields that hold commas or line breaks in double quotes."
-                )
-            if fields:
-                yield Row(dict(zip(header, fields, strict=True)), name, line)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{name}, line {reader.line_num}: malformed CSV: {error}.") from None
+    return TEXT_FORMATS[kind](read_lines(path, name, packed=packed), name)
 
 
 def _datasets(name: str) -> Any:
@@ -263,14 +189,3 @@ def _hub_rows(hub_id: str, name: str) -> Iterator[Row]:
         raise DataError(f"{name} is no file, and as a hub id it cannot be read: {error}") from error
     for number, values in enumerate(table, start=1):
         yield Row(values, name, number, "row")
-
-
-def describe(value: Any) -> str:
-    """Returns what `value` is, in words, without its content: "a list", "the number 3"."""
-    if value is None:
-        return "null"
-    if isinstance(value, (bool, int, float)):
-        return f"the {'truth value' if isinstance(value, bool) else 'number'} {value}"
-    names = {"str": "text", "list": "a list", "dict": "an object"}
-    name = type(value).__name__
-    return names.get(name, f"a {name}")

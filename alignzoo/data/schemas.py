@@ -9,19 +9,21 @@ from typing import Any
 
 from alignzoo.data.columns import (
     Completion,
-    Messages,
     answers,
     check_ends_with_user,
     last_assistant,
     missing,
     other_columns,
-    read_messages,
+    read_instruction,
     read_prompt,
     read_text,
     read_text_or_messages,
     require,
 )
-from alignzoo.data.rows import DataSource, Row, read_rows
+from alignzoo.data.messages import Messages, is_transcript, read_messages, transcript_messages
+from alignzoo.data.row import DataSource, Row
+from alignzoo.data.rows import read_rows
+from alignzoo.data.trees import demonstration_rows
 from alignzoo.errors import DataError
 from alignzoo.reward import Prompt
 
@@ -51,20 +53,23 @@ class Demonstration:
 
 
 PROMPT_COLUMNS = (
-    "Expected 'prompt' (text or chat messages), 'messages' ending with a user turn, "
-    "or 'instruction' (and 'input')"
+    "Expected 'prompt' (text or chat messages), 'messages' or 'conversations' ending with a user "
+    "turn, or 'instruction' (and 'input')"
 )
 DEMONSTRATION_COLUMNS = (
-    "Expected 'prompt' and 'completion', or 'messages', or 'instruction', 'input' and 'output'"
+    "Expected 'prompt' and 'completion', or 'messages' or 'conversations', or 'instruction', "
+    "'input' and 'output'"
 )
+CHATS = ("messages", "conversations")
+TRANSCRIPTS = ("text", "chosen")  # that may hold a conversation as one text
 
 
 def read_prompts(source: DataSource, *, name: str = "prompts") -> list[PromptRow]:
     """Returns the prompts of a file, of a hub data set, or of a list, in order.
 
-    A row's prompt is its `prompt` (text or chat messages), else its `messages` if they end with
-    the user, else `instruction` and `input`, which make a chat of one turn. Every other column
-    is kept by name, and reaches the reward.
+    A row's prompt is its `prompt` (text or chat messages), else its `messages` or `conversations`
+    if they end with the user, else `instruction` and `input`, which make a chat of one turn. Every
+    other column is kept by name, and reaches the reward.
 
     Args:
         source: path, hub id, or a sequence of texts, dicts, lists of messages or `PromptRow`.
@@ -83,18 +88,20 @@ def read_prompts(source: DataSource, *, name: str = "prompts") -> list[PromptRow
 def read_demonstrations(source: DataSource, *, name: str = "data") -> list[Demonstration]:
     """Returns the demonstrations of a file, of a hub data set, or of a list of dicts, in order.
 
-    `prompt` and `completion` are taken as they stand, as text or as chat messages; in `messages`
-    each assistant turn carries loss, and what follows the last one is left out; `instruction`,
-    `input` and `output` make a chat of one turn.
+    `prompt` and `completion` are taken as they stand, as text or as chat messages; in `messages`,
+    and in ShareGPT's `conversations`, each assistant turn carries loss, and what follows the last
+    one is left out; `instruction`, `input` and `output` make a chat of one turn. A transcript
+    "\\n\\nHuman: ..." in `text` or `chosen` is read as messages; a tree of messages gives the best
+    reply to each of its prompts.
 
     Raises:
         DataError: no rows, a missing column or a value of the wrong type; names file and line.
     """
-    if isinstance(source, (str, Path)):
-        return [_demonstration(row) for row in read_rows(source)]
-    if len(source) and all(isinstance(item, Demonstration) for item in source):
-        return list(source)
-    return [_demonstration(row) for row in read_rows(source, name=name)]
+    given = [] if isinstance(source, (str, Path)) else list(source)
+    if given and all(isinstance(item, Demonstration) for item in given):
+        return given
+    rows = read_rows(source, name=name)
+    return [_demonstration(row) for row in demonstration_rows(rows)]
 
 
 def gather_columns(rows: Sequence[PromptRow]) -> dict[str, list[Any]]:
@@ -108,13 +115,13 @@ def _prompt(row: Row) -> PromptRow:
     if "prompt" in values:
         used = {"prompt"}
         prompt = read_prompt(row)
-    elif "messages" in values:
-        used = {"messages"}
-        prompt = read_messages(row, "messages")
-        check_ends_with_user(row, "messages", prompt)
+    elif column := _first(row, CHATS):
+        used = {column}
+        prompt = read_messages(row, column)
+        check_ends_with_user(row, column, prompt)
     elif "instruction" in values:
         used = {"instruction", "input"}
-        prompt = _instruction(row)
+        prompt = read_instruction(row)
     else:
         raise missing(row, "prompt", PROMPT_COLUMNS)
     return PromptRow(prompt, other_columns(row, used), row.where)
@@ -125,14 +132,17 @@ def _demonstration(row: Row) -> Demonstration:
     prompt: Prompt
     completion: Completion
     pair = "prompt" in values and "completion" in values
-    if "messages" in values and not pair:
-        used = {"messages"}
-        prompt, completion = _split_turns(row, read_messages(row, "messages"))
+    if not pair and (column := _first(row, CHATS)):
+        used = {column}
+        prompt, completion = _split_turns(row, column, read_messages(row, column))
     elif "instruction" in values and not pair:
         used = {"instruction", "input", "output"}
         require(row, ["output"], DEMONSTRATION_COLUMNS)
-        prompt = _instruction(row)
+        prompt = read_instruction(row)
         completion = [{"role": "assistant", "content": read_text(row, "output")}]
+    elif "prompt" not in values and (column := _transcript(row)):
+        used = {*TRANSCRIPTS, "rejected"}
+        prompt, completion = _split_turns(row, column, transcript_messages(row, column))
     else:
         used = {"prompt", "completion"}
         require(row, ["prompt", "completion"], DEMONSTRATION_COLUMNS)
@@ -142,21 +152,23 @@ def _demonstration(row: Row) -> Demonstration:
     return Demonstration(prompt, completion, other_columns(row, used), row.where)
 
 
-def _split_turns(row: Row, messages: Messages) -> tuple[Messages, Messages]:
+def _first(row: Row, names: Sequence[str]) -> str:
+    """Returns the first of `names` that is a column of the row; "" where none is."""
+    return next((name for name in names if name in row.values), "")
+
+
+def _transcript(row: Row) -> str:
+    """Returns the column that holds a conversation as one text; "" where none does."""
+    return next((name for name in TRANSCRIPTS if is_transcript(row.values.get(name))), "")
+
+
+def _split_turns(row: Row, column: str, messages: Messages) -> tuple[Messages, Messages]:
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
-        raise DataError(f"{row.where}: 'messages' has no assistant turn to learn from.")
+        raise DataError(f"{row.where}: '{column}' has no assistant turn to learn from.")
     first = roles.index("assistant")
     if first == 0:
         raise DataError(
-            f"{row.where}: 'messages' begins with an assistant turn; expected a user turn first."
+            f"{row.where}: '{column}' begins with an assistant turn; expected a user turn first."
         )
     return messages[:first], messages[first : last_assistant(messages) + 1]
-
-
-def _instruction(row: Row) -> Messages:
-    """Returns one user turn: the instruction, and after an empty line the input if there is one."""
-    parts = [read_text(row, "instruction")]
-    if row.values.get("input") is not None:
-        parts.append(read_text(row, "input"))
-    return [{"role": "user", "content": "\n\n".join(part for part in parts if part)}]

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from alignzoo.data import (
+    JUDGEMENTS,
     encode_demonstrations,
     encode_prompts,
     read_demonstrations,
+    read_judgements,
     read_prompts,
+    read_rankings,
 )
 from alignzoo.data.encode import encode_demonstration
 from alignzoo.errors import DataError
@@ -74,7 +77,6 @@ def test_preference_prompts_are_chat_prompts(real_data: Path, stories: Any) -> N
     ("file", "column"),
     [
         ("eval_prompts.jsonl", "turns"),
-        ("hh_harmless_raw_300.jsonl.gz", "chosen"),
         ("gsm8k_train.jsonl", "question"),
     ],
 )
@@ -82,3 +84,40 @@ def test_files_without_prompts_say_what_they_have(real_data: Path, file: str, co
     for read in (read_prompts, read_demonstrations):
         with pytest.raises(DataError, match=rf"{file}, line 1: no column 'prompt'.*'{column}'"):
             read(real_data / file)
+
+
+def test_whole_transcripts_of_pairs_are_demonstrations_of_the_chosen_answers(
+    real_data: Path,
+) -> None:
+    rows = read_demonstrations(real_data / "hh_harmless_raw_300.jsonl.gz")
+    assert len(rows) == 300
+    for row in rows:
+        turns = [*row.prompt, *row.completion]
+        assert [turn["role"] for turn in turns[:2]] == ["user", "assistant"]  # type: ignore[index]
+        assert not any("\n\nHuman:" in turn["content"] for turn in turns)  # type: ignore[index]
+        assert turns[-1]["role"] == "assistant"  # type: ignore[index]
+
+
+def test_rankings_of_replies_are_read(real_data: Path) -> None:
+    rows = read_rankings(real_data / "oasst_rankings.jsonl")
+    lengths = [len(row.completions) for row in rows]
+    assert (len(rows), min(lengths), max(lengths)) == (212, 2, 9)
+    assert sum(length * (length - 1) // 2 for length in lengths) == 754
+
+
+@pytest.mark.parametrize(
+    ("file", "columns", "kind", "num_rows"),
+    [
+        ("cold_zh_train.jsonl", {"label": "offensive"}, "classes", 8000),
+        ("toxicity_votes_en.jsonl", {"rating": "hate"}, "ratings", 8000),
+        ("ilf_text_feedback.jsonl", {"completion": "original"}, "text_feedback", 195),
+        ("hh_harmless_raw_300.jsonl.gz", {}, "preferences", 300),
+        ("oasst_rankings.jsonl", {}, "rankings", 212),
+    ],
+)
+def test_the_kind_of_a_real_file_is_told_from_its_columns(
+    real_data: Path, file: str, columns: dict[str, str], kind: str, num_rows: int
+) -> None:
+    kinds = [kind, *(other for other in JUDGEMENTS if {kind, other} != {"ratings", "classes"})]
+    found, rows = read_judgements(real_data / file, kinds, columns=columns)
+    assert (found, len(rows)) == (kind, num_rows)
