@@ -450,7 +450,7 @@ def score_texts(
         scalar_model.Text(prompt, (response,))
         for prompt, response in zip(prompts, responses, strict=True)
     ]
-    return [numbers[0] for numbers in model.score(model.encode(texts))]
+    return [float(numbers[0]) for numbers in model.score(model.encode(texts))]
 
 
 @az.hookimpl
