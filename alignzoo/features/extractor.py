@@ -51,24 +51,27 @@ class Features:
             prompts: B texts or chats.
             responses: B texts, or chats, whose contents are joined by line breaks.
         Raises:
-            DataError: there is no row.
+            DataError: there is no row, or the number of prompts and responses differs.
         """
+        self.fit_transform(prompts, responses)
+        return self
+
+    def fit_transform(self, prompts: Sequence[Prompt], responses: Sequence[Prompt]) -> Any:
+        """Does `fit`, and returns `transform` of the same rows for half of the work."""
         if not len(responses):
             raise DataError("there is no row to learn features from.")
-        texts, asked = _texts(responses), _texts(prompts)
-        for name in self.config.kinds:
-            if name in ("words", "characters"):
-                self._blocks[name].fit(texts)
-            elif name == "overlap":
-                self._blocks[name].fit(asked)
-            elif name == "hidden":
-                self._blocks[name].fit()
+        texts, asked = _texts(prompts, responses)
+        parts = [self._blocks[name].fit_transform(texts) for name in self._runs]
+        if "overlap" in self.config.kinds:
+            self._blocks["overlap"].fit(asked)
+        if "hidden" in self.config.kinds:
+            self._blocks["hidden"].fit()
         dense = self._dense(prompts, asked, texts)
         spread = dense.std(0)
         self._mean = dense.mean(0)
         varies = spread > 1e-9 * (1 + np.abs(self._mean))  # a constant has a spread of rounding
         self._scale = np.where(varies, 1 / np.where(varies, spread, 1.0), 0.0)
-        return self
+        return self._join(parts, dense)
 
     def transform(self, prompts: Sequence[Prompt], responses: Sequence[Prompt]) -> Any:
         """Returns the features as a csr_matrix [B, F] of float64.
@@ -76,20 +79,23 @@ class Features:
         Raises:
             DataError: the number of prompts and responses differs.
         """
-        from scipy.sparse import csr_matrix, hstack
-
         if self._mean is None:
             raise RuntimeError("the features are not fitted; call fit or restore first")
-        if len(prompts) != len(responses):
-            raise DataError(f"there are {len(prompts)} prompts and {len(responses)} responses.")
-        texts, asked = _texts(responses), _texts(prompts)
-        parts = [
-            self._blocks[name].transform(texts)
-            for name in self.config.kinds
-            if name in ("words", "characters")
-        ]
-        dense = (self._dense(prompts, asked, texts) - self._mean) * self._scale
-        return csr_matrix(hstack([*parts, csr_matrix(dense)], format="csr"))
+        texts, asked = _texts(prompts, responses)
+        parts = [self._blocks[name].transform(texts) for name in self._runs]
+        return self._join(parts, self._dense(prompts, asked, texts))
+
+    @property
+    def _runs(self) -> list[str]:
+        return [name for name in self.config.kinds if name in ("words", "characters")]
+
+    def _join(self, parts: list[Any], dense: NDArray[np.float64]) -> Any:
+        """Returns sparse blocks and scaled dense columns as one csr_matrix."""
+        from scipy.sparse import csr_matrix, hstack
+
+        assert self._mean is not None
+        scaled = csr_matrix((dense - self._mean) * self._scale)
+        return csr_matrix(hstack([*parts, scaled], format="csr"))
 
     def _dense(
         self, prompts: Sequence[Prompt], asked: list[str], texts: list[str]
@@ -154,5 +160,8 @@ class Features:
         return self
 
 
-def _texts(items: Sequence[Prompt]) -> list[str]:
-    return [plain_text(item) for item in items]
+def _texts(prompts: Sequence[Prompt], responses: Sequence[Prompt]) -> tuple[list[str], list[str]]:
+    """Returns responses and prompts as text."""
+    if len(prompts) != len(responses):
+        raise DataError(f"there are {len(prompts)} prompts and {len(responses)} responses.")
+    return [plain_text(item) for item in responses], [plain_text(item) for item in prompts]

@@ -32,17 +32,23 @@ class Ngrams:
         self.min_df, self.most = min_df, most
         self.vectorizer: Any = None  # None where no run is known
 
-    def fit(self, responses: Sequence[str]) -> None:
-        """Learns which runs there are and how rare; a run of a small file need not come twice."""
+    def fit_transform(self, responses: Sequence[str]) -> Any:
+        """Learns which runs there are and how rare, and returns `transform(responses)`.
+
+        Where no run comes in `min_df` responses, all runs count.
+        """
+        from scipy.sparse import csr_matrix
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         for min_df in (self.min_df, 1):
             if min_df <= len(responses):
                 vectorizer = TfidfVectorizer(**self.options, min_df=min_df, max_features=self.most)
-                if _fits(vectorizer, responses):
+                found = _fit_transform(vectorizer, responses)
+                if found is not None:
                     self.vectorizer = vectorizer
-                    return
+                    return csr_matrix(found)
         self.vectorizer = None
+        return csr_matrix((len(responses), 0))
 
     def transform(self, responses: Sequence[str]) -> Any:
         """Returns a csr_matrix [B, F] of float64."""
@@ -75,12 +81,11 @@ class Ngrams:
             self.vectorizer.idf_ = idf
 
 
-def _fits(vectorizer: Any, responses: Sequence[str]) -> bool:
-    """Whether anything is left to count; scikit-learn raises where nothing is."""
+def _fit_transform(vectorizer: Any, responses: Sequence[str]) -> Any:
+    """Returns the rows, or None where nothing is left to count, for which scikit-learn raises."""
     try:
-        vectorizer.fit(responses)
+        return vectorizer.fit_transform(responses)
     except ValueError as error:
         if "empty vocabulary" in str(error) or "no terms remain" in str(error):
-            return False
+            return None
         raise
-    return True
