@@ -34,11 +34,12 @@ def write_model(
         settings: JSON-able; text lists such as a vocabulary belong here.
         arrays: numbers of any shape, by name.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     data_file, about_file = _files(folder, name)
     data_file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, data_file)
+    # As bytes, since `save_file` makes a file that its owner alone may read.
+    data_file.write_bytes(save({k: np.ascontiguousarray(array) for k, array in arrays.items()}))
     about = {"format": FORMAT, "sha256": _digest(data_file), "settings": dict(settings)}
     text = json.dumps(about, ensure_ascii=False, allow_nan=False)
     about_file.write_text(text + "\n", encoding="utf-8")
