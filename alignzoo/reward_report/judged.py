@@ -133,6 +133,8 @@ def judge(reward: RewardModel, kind: str, rows: Sequence[Any], *, seed: int = 0)
     truth = np.array([item.truth for item in kept])
     probabilities: dict[str, Floats] = {}
     left_out = {"unrated": len(items) - len(rated), "unscorable": int((~known).sum())}
+    if kind == "preferences":
+        left_out["ties of people, two responses each"] = 2 * len(rows) - len(items)
     if kind == "classes":
         truth = _class_values(reward, kept)
         probabilities = _probabilities(reward, kept)
@@ -158,11 +160,14 @@ def judge(reward: RewardModel, kind: str, rows: Sequence[Any], *, seed: int = 0)
 
 
 def list_items(kind: str, rows: Sequence[Any]) -> list[Item]:
-    """Returns the responses of the rows, in order; of preferences the chosen one first."""
+    """Returns the responses of the rows, in order; of preferences the chosen one first.
+
+    Of two that people called equally good, which a true column `tie` says, none is returned.
+    """
     found: list[Item] = []
     for number, row in enumerate(rows):
         if kind == "preferences":
-            answers = [row.chosen, row.rejected]
+            answers = [] if is_tie(row.columns.get("tie")) else [row.chosen, row.rejected]
         elif kind == "rankings":
             answers = list(row.completions)
         elif kind == "steps":
@@ -180,6 +185,11 @@ def list_items(kind: str, rows: Sequence[Any]) -> list[Item]:
         texts = enumerate(map(plain_text, answers))
         found += [Item(row.prompt, text, number, place, row) for place, text in texts]
     return found
+
+
+def is_tie(mark: Any) -> bool:
+    """Whether the column `tie` says that neither response was preferred."""
+    return str(mark).strip().lower() in ("true", "1")
 
 
 def score_items(
