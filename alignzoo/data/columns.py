@@ -100,11 +100,15 @@ def read_number(row: Row, column: str, value: Any) -> float:
 def read_answer(row: Row, expected: str) -> tuple[Prompt, Completion, set[str]]:
     """Returns prompt and completion of a row, and the columns they stood in.
 
-    A row with `text` and neither `prompt` nor `completion` is a completion to the prompt "".
+    A row without `prompt` is a completion to the prompt ""; its completion is `completion`, or
+    `text` where there is none.
     """
-    if "text" in row.values and not {"prompt", "completion"} & set(row.values):
-        return "", read_text(row, "text"), {"text"}
-    require(row, ["prompt", "completion"], expected)
+    if "prompt" not in row.values:
+        column = next((name for name in ("completion", "text") if name in row.values), "")
+        if not column:
+            raise missing(row, "completion", expected)
+        return "", read_text(row, column), {column}
+    require(row, ["completion"], expected)
     given = {"completion": read_text_or_messages(row, "completion")}
     prompt, found = answers(row, read_prompt(row), given)
     return prompt, found["completion"], {"prompt", "completion"}

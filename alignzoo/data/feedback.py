@@ -29,11 +29,11 @@ from alignzoo.reward import Prompt
 
 RowT = TypeVar("RowT")
 
-CLASS_COLUMNS = "Classes need 'prompt' and 'completion' (or 'text' alone), and 'label'"
+CLASS_COLUMNS = "Classes need 'completion' (or 'text'), 'prompt' if there was one, and 'label'"
 RANKING_COLUMNS = "Rankings need 'prompt', and 'completions' or 'ranked' (a list, best first)"
 FEEDBACK_COLUMNS = (
-    "Text feedback needs 'prompt' and 'completion' (or 'text' alone), and 'feedback'; a 'rating' "
-    "is welcome"
+    "Text feedback needs 'completion' (or 'text'), 'prompt' if there was one, and 'feedback'; "
+    "a 'rating' is welcome"
 )
 STEP_COLUMNS = (
     "Steps need 'prompt', 'steps' or 'completions' (a list of texts), and 'ratings' or 'labels' "
@@ -88,8 +88,8 @@ class StepRatings:
 def read_classes(source: DataSource, *, name: str = "data") -> list[ClassLabel]:
     """Returns the class labels of a file, of a hub data set, or of a list of dicts, in order.
 
-    `label` is text; a whole number or a truth value becomes text, "1" or "true". A row with `text`
-    and neither `prompt` nor `completion` is a completion to the prompt "".
+    `label` is text; a whole number or a truth value becomes text, "1" or "true". A row without
+    `prompt` is a completion to the prompt "", in `completion` or `text`.
 
     Raises:
         DataError: no rows, a missing column or a value of the wrong type; names file and line.

@@ -29,9 +29,7 @@ PREFERENCE_COLUMNS = (
     "Preferences need 'prompt', 'chosen' and 'rejected', or 'chosen' and 'rejected' that begin "
     "with the same prompt"
 )
-RATING_COLUMNS = (
-    "Ratings need 'prompt' and 'completion' (or 'text' alone), and 'rating' (a number) or 'label'"
-)
+RATING_COLUMNS = "Ratings need 'completion' (or 'text'), 'prompt' if there was one, and 'rating' (a number) or 'label'"
 PROMPTS = ("prompt", "conversations", "instruction")  # columns that hold the prompt of a pair
 INPUTS = {"instruction": {"input"}}  # what belongs to such a column
 
@@ -83,8 +81,8 @@ def read_ratings(source: DataSource, *, name: str = "data") -> list[Rating]:
     """Returns the ratings of a file, of a hub data set, or of a list of dicts, in order.
 
     `rating` is a number; without one, `label` is, and true counts as 1 and false as 0. None, NaN
-    and an empty field of a CSV file are no rating: NaN. A row with `text` and neither `prompt` nor
-    `completion` is a completion to the prompt "".
+    and an empty field of a CSV file are no rating: NaN. A row without `prompt` is
+    a completion to the prompt "", in `completion` or `text`.
 
     Raises:
         DataError: no rows, a missing column, a value of the wrong type, or an infinite rating;

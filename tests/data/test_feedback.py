@@ -61,6 +61,7 @@ def test_text_alone_is_a_completion_to_the_empty_prompt(
     read: Callable[..., Any], column: dict[str, Any], row: Any
 ) -> None:
     assert read([{"text": "c", **column}]) == [row]
+    assert read([{"completion": "c", **column}]) == [row]
 
 
 def test_text_beside_prompt_and_completion_is_a_further_column() -> None:
@@ -121,7 +122,7 @@ def test_rows_that_were_read_pass_through(read: Callable[..., Any], row: dict[st
 PAIR = {"prompt": "a", "completion": "b"}
 BAD: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "no label": (read_classes, PAIR, "no column 'label'; the columns are 'prompt', 'completion'"),
-    "no text": (read_classes, {"label": 1}, "no column 'prompt'; the columns are 'label'. Classes"),
+    "no text": (read_classes, {"label": 1}, "no column 'completion'; the columns are 'label'. Cla"),
     "null label": (read_classes, {**PAIR, "label": None}, "column 'label' holds null; expected a"),
     "empty label": (read_classes, {**PAIR, "label": " "}, "column 'label' holds text; expected a"),
     "half a label": (read_classes, {**PAIR, "label": 0.5}, "holds the number 0.5; expected"),
