@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from alignzoo.data import (
     Demonstration,
@@ -26,23 +25,15 @@ from alignzoo.data import (
     read_prompts,
     read_ratings,
 )
+from alignzoo.data import prompt_key as prompt_key
+from alignzoo.data.splits import HasPrompt
 from alignzoo.errors import ConfigError
 from alignzoo.policy import Policy
 from alignzoo.random_streams import stream
-from alignzoo.reward import Prompt
 from alignzoo.run_options import TrainerOptions
 
 EncodedT = TypeVar("EncodedT")
 RowT = TypeVar("RowT", bound=PromptRow | Demonstration | Preference | Rating)
-
-
-class HasPrompt(Protocol):
-    """A row of any kind that was read."""
-
-    @property
-    def prompt(self) -> Prompt: ...
-
-
 AnyRowT = TypeVar("AnyRowT", bound=HasPrompt)
 
 
@@ -223,16 +214,6 @@ def split_by_prompt(
     held_out = [row for row, held in zip(rows, is_held_out, strict=True) if held]
     train = [row for row, held in zip(rows, is_held_out, strict=True) if not held]
     return (train, held_out) if train else (list(rows), [])
-
-
-def prompt_key(row: HasPrompt, salt: str = "") -> bytes:
-    """Returns the SHA-256 by which a row's side of a split is drawn: its prompt's, salted.
-
-    Args:
-        salt: each gives another split; "" the one of training.
-    """
-    content = repr(row.prompt or getattr(row, "completion", ""))
-    return hashlib.sha256((salt + content).encode()).digest()
 
 
 def spread_evenly(rows: Sequence[RowT], most: int) -> list[RowT]:

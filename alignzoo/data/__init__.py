@@ -38,6 +38,7 @@ from alignzoo.data.schemas import (
     read_demonstrations,
     read_prompts,
 )
+from alignzoo.data.splits import prompt_key
 
 __all__ = [
     "JUDGEMENTS",
@@ -67,6 +68,7 @@ __all__ = [
     "gather_columns",
     "iterate_rows",
     "plain_text",
+    "prompt_key",
     "read_classes",
     "read_demonstrations",
     "read_judgements",

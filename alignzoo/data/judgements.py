@@ -29,7 +29,10 @@ PREFERENCE_COLUMNS = (
     "Preferences need 'prompt', 'chosen' and 'rejected', or 'chosen' and 'rejected' that begin "
     "with the same prompt"
 )
-RATING_COLUMNS = "Ratings need 'completion' (or 'text'), 'prompt' if there was one, and 'rating' (a number) or 'label'"
+RATING_COLUMNS = (
+    "Ratings need 'completion' (or 'text'), 'prompt' if there was one, and 'rating' (a number) or "
+    "'label'"
+)
 PROMPTS = ("prompt", "conversations", "instruction")  # columns that hold the prompt of a pair
 INPUTS = {"instruction": {"input"}}  # what belongs to such a column
 

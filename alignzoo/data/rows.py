@@ -17,7 +17,7 @@ from typing import Any
 
 from alignzoo.data.files import read_lines
 from alignzoo.data.formats import TEXT_FORMATS
-from alignzoo.data.row import DataSource, Row, describe
+from alignzoo.data.row import DataSource, OnError, Row, describe, refuse
 from alignzoo.errors import DataError, did_you_mean
 
 FORMATS = ".jsonl, .json, .csv (also with .gz), .parquet"
@@ -39,32 +39,36 @@ def read_rows(source: DataSource, *, name: str = "data") -> list[Row]:
     return list(iterate_rows(source, name=name))
 
 
-def iterate_rows(source: DataSource, *, name: str = "data") -> Iterator[Row]:
+def iterate_rows(
+    source: DataSource, *, name: str = "data", on_error: OnError = refuse
+) -> Iterator[Row]:
     """Yields the rows that `read_rows` returns, one in memory at a time.
 
+    Args:
+        on_error: told of what is wrong with one row alone; if it returns, the row is left out.
     Raises:
         DataError: as `read_rows`, when the iteration comes there; and at the end, where there
             were no rows. Two rows of a file with one `id` and different content are an error.
     """
     empty = True
-    for row in _rows(source, name):
+    for row in _rows(source, name, on_error):
         empty = False
         yield row
     if empty:
         raise DataError(f"{source if isinstance(source, (str, Path)) else name} holds no rows.")
 
 
-def _rows(source: DataSource, name: str) -> Iterator[Row]:
+def _rows(source: DataSource, name: str, on_error: OnError) -> Iterator[Row]:
     if not isinstance(source, (str, Path)):
         return _list_rows(source, name)
     if "\0" in str(source):
         raise DataError("the name of the file holds a NUL character; no file has such a name.")
     if (path := Path(source).expanduser()).is_file():
-        return _check_ids(_file_rows(path, str(source)))
-    return _check_ids(_hub_rows(_hub_id(source), str(source)))
+        return _check_ids(_file_rows(path, str(source), on_error), on_error)
+    return _check_ids(_hub_rows(_hub_id(source), str(source)), on_error)
 
 
-def _check_ids(rows: Iterator[Row]) -> Iterator[Row]:
+def _check_ids(rows: Iterator[Row], on_error: OnError) -> Iterator[Row]:
     """Yields the rows, if no two of different content have one `id`; equal ones may."""
     seen: dict[Any, tuple[int, int]] = {}
     for row in rows:
@@ -73,10 +77,14 @@ def _check_ids(rows: Iterator[Row]) -> Iterator[Row]:
             content = hash(repr(row.values))
             line, other = seen.setdefault(identity, (row.line, content))
             if other != content:
-                raise DataError(
-                    f"{row.where}: the id '{identity}' is that of {row.unit} {line}, whose content "
-                    "differs; give each row an id of its own, or the column another name."
+                on_error(
+                    DataError(
+                        f"{row.where}: the id '{identity}' is that of {row.unit} {line}, whose "
+                        "content differs; give each row an id of its own, or the column another "
+                        "name."
+                    )
                 )
+                continue
         yield row
 
 
@@ -119,7 +127,7 @@ def _list_rows(items: Sequence[Any], name: str) -> Iterator[Row]:
             raise DataError(f"{name}[{index}] is {describe(item)}; expected a dict of columns.")
 
 
-def _file_rows(path: Path, name: str) -> Iterator[Row]:
+def _file_rows(path: Path, name: str, on_error: OnError) -> Iterator[Row]:
     suffixes = path.suffixes[-2:]
     packed = suffixes[-1:] == [".gz"]
     kind = "".join(suffixes[:1] if packed else suffixes[-1:]).lower()
@@ -127,7 +135,9 @@ def _file_rows(path: Path, name: str) -> Iterator[Row]:
         return _parquet_rows(path, name)
     if kind not in TEXT_FORMATS:
         raise DataError(f"{name}: expected a file whose name ends in one of {FORMATS}.")
-    return TEXT_FORMATS[kind](read_lines(path, name, packed=packed), name)
+    return TEXT_FORMATS[kind](
+        read_lines(path, name, packed=packed, on_error=on_error), name, on_error
+    )
 
 
 def _datasets(name: str) -> Any:
