@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +123,17 @@ def fill_buffer(
         response_masks=[text.mask for text in texts],
         policy_version=0,
         group_ids=labels,
-        # Rows of one group that have labels are a block that no micro-batch cuts.
-        pair_labels=[int(row == 0 or labels[row - 1] != label) for row, label in enumerate(labels)],
+        pair_labels=_block_labels(labels),
         **given,
     )
     return buffer
+
+
+def _block_labels(groups: Sequence[int]) -> list[int]:
+    """Returns labels that make each group of several rows a block that no micro-batch cuts."""
+    sizes = Counter(groups)
+    is_first = [row == 0 or groups[row - 1] != label for row, label in enumerate(groups)]
+    return [
+        int(first) if sizes[label] > 1 else -1
+        for label, first in zip(groups, is_first, strict=True)
+    ]
