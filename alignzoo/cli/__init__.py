@@ -25,6 +25,7 @@ SUMMARIES: Mapping[str, str] = {
     "train-reward": "train a reward model from human feedback",
     "score": "score a file of completions with rewards",
     "generate": "sample completions of a file of prompts",
+    "data": "check, build, filter, split and convert data files",
     "demo": "teach and align a model made from scratch, in a few minutes",
     "bench": "compare algorithms on a task",
     "new": "start a plugin of your own",
