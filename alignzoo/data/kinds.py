@@ -125,13 +125,17 @@ def find_kind(row: Row, kinds: Sequence[str]) -> str:
         return kinds[0]
     if "rankings" in kinds and is_tree(row):
         return "rankings"
-    has = set(row.values)
     for kind in sorted(kinds, key=list(JUDGEMENTS).index):
-        if any(marks <= has for marks in JUDGEMENTS[kind].marks):
+        if has_marks(row, kind):
             return kind
     given = ", ".join(f"'{column}'" for column in row.values) or "none"
     needs = ". ".join(JUDGEMENTS[kind].columns for kind in kinds)
     raise DataError(f"{row.where}: the columns are {given}. {needs}.")
+
+
+def has_marks(row: Row, kind: str) -> bool:
+    """Whether a row has columns that tell a kind of judgement from others."""
+    return any(marks <= set(row.values) for marks in JUDGEMENTS[kind].marks)
 
 
 def rename(row: Row, columns: Mapping[str, str]) -> Row:
