@@ -100,6 +100,20 @@ class Preference(az.RewardModel):
         super().__init__(config)
         self._model: Any = None  # a ScalarModel or a LinearModel
 
+    @property
+    def model(self) -> Any:
+        """The linear model, or the language model with a scalar head.
+
+        Raises:
+            ConfigError: nothing has been learned or loaded.
+        """
+        if self._model is None:
+            raise az.ConfigError(
+                "preference has learned nothing yet; train it with `alignzoo train-reward "
+                "preference` and give its folder as the reward"
+            )
+        return self._model
+
     def fit(self, data: Any, *, seed: int = 0) -> Mapping[str, float]:
         """Learns from preferences or rankings.
 
@@ -137,19 +151,15 @@ class Preference(az.RewardModel):
     def score(
         self, prompts: Sequence[Any], responses: Sequence[str], **columns: Sequence[Any]
     ) -> list[float]:
-        if self._model is None:
-            raise az.ConfigError(
-                "preference has learned nothing yet; train it with `alignzoo train-reward "
-                "preference` and give its folder as the reward"
-            )
+        model = self.model
         if not len(responses):
             return []
-        if isinstance(self._model, LinearModel):
-            return self._model.score(prompts, responses)
-        return score_texts(self._model, prompts, responses)
+        if isinstance(model, LinearModel):
+            return model.score(prompts, responses)
+        return score_texts(model, prompts, responses)
 
     def save(self, folder: Path) -> None:
-        self._model.save(folder)
+        self.model.save(folder)
 
     def load(self, folder: Path) -> None:
         kind = LinearModel if self.config.policy is None else scalar_model.ScalarModel

@@ -22,7 +22,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -76,6 +76,17 @@ class ProcessConfig(features.FeatureConfig, scalar_model.ScalarConfig):
         return self
 
 
+class Scale(NamedTuple):
+    """What ratings are scaled by to learn them: mean 0 and standard deviation 1."""
+
+    mean: float
+    std: float
+
+    def down(self, rating: Any) -> Any:
+        """Returns ratings as they are learned."""
+        return (rating - self.mean) / self.std
+
+
 class Process(az.RewardModel):
     """Scores every step, and a response by its steps."""
 
@@ -85,9 +96,22 @@ class Process(az.RewardModel):
     def __init__(self, config: ProcessConfig) -> None:
         super().__init__(config)
         self._model: Any = None  # a ScalarModel or a LinearModel
-        self._mean, self._std = 0.0, 1.0  # of the ratings, where they are scaled
 
     # -- learning -------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Any:
+        """The linear model, or the language model with a scalar head.
+
+        Raises:
+            ConfigError: nothing has been learned or loaded.
+        """
+        if self._model is None:
+            raise az.ConfigError(
+                "process has learned nothing yet; train it with `alignzoo train-reward process` "
+                "and give its folder as the reward"
+            )
+        return self._model
 
     def fit(self, data: Any, *, seed: int = 0) -> Mapping[str, float]:
         """Learns from ratings of steps.
@@ -104,10 +128,11 @@ class Process(az.RewardModel):
         rated = np.array([y for row in rows for y in row.ratings if not math.isnan(y)])
         if not len(rated):
             raise az.DataError("no step has a rating, so there is nothing to learn.")
+        scale = Scale(0.0, 1.0)
         if self.config.target == "rating":
-            self._mean, self._std = float(rated.mean()), float(rated.std()) or 1.0
+            scale = Scale(float(rated.mean()), float(rated.std()) or 1.0)
         fit_rows = self._fit_linear if self.config.policy is None else self._fit_language_model
-        return {**fit_rows(rows, seed), "steps": float(len(rated))}
+        return {**fit_rows(rows, scale, seed), "steps": float(len(rated))}
 
     def _read(self, source: Any) -> list[Any]:
         _, rows = data.read_judgements(source, self.learns_from)
@@ -132,19 +157,17 @@ class Process(az.RewardModel):
                     "(right). Set target to 'rating' to learn ratings on any scale."
                 )
 
-    def _scaled(self, ratings: Sequence[float]) -> list[float]:
-        return [(rating - self._mean) / self._std for rating in ratings]
-
-    def _fit_linear(self, rows: Sequence[Any], seed: int) -> dict[str, float]:
+    def _fit_linear(self, rows: Sequence[Any], scale: Scale, seed: int) -> dict[str, float]:
         rated = [item for row in rows for item in rated_steps(row, self.config.marker)]
         prompts, contexts, steps, ratings = map(list, zip(*rated, strict=True))
         found = features.Features(self.config).fit(contexts, steps)
-        x, y = found.transform(contexts, steps), np.array(self._scaled(ratings))
+        x, y = found.transform(contexts, steps), scale.down(np.array(ratings))
         loss, l2 = LOSSES[self.config.target], self.config.l2
         if l2 is None:
             l2 = choose_l2(x, y, loss, features.assign_folds(prompts, steps, NUM_FOLDS))
         weights = minimise(x, y, loss, l2, np.zeros(x.shape[1] + 1), GRADIENT)
-        self._model = LinearModel(found, weights)
+        intercept = scale.std * weights[-1] + scale.mean
+        self._model = LinearModel(found, np.append(scale.std * weights[:-1], intercept))
         numbers = x @ weights[:-1] + weights[-1]
         measures = {"loss": float(loss(numbers, y)[0].mean()), "l2": l2}
         if self.config.target == "probability" and (y != 0.5).any():
@@ -152,7 +175,7 @@ class Process(az.RewardModel):
             measures["accuracy"] = float((0.5 + 0.5 * right)[y != 0.5].mean())
         return measures
 
-    def _fit_language_model(self, rows: Sequence[Any], seed: int) -> dict[str, float]:
+    def _fit_language_model(self, rows: Sequence[Any], scale: Scale, seed: int) -> dict[str, float]:
         model = scalar_model.ScalarModel.create(self.config, seed=seed)
         texts = [self._text(row.prompt, row.steps, row.where) for row in rows]
         measures = model.fit(
@@ -160,9 +183,10 @@ class Process(az.RewardModel):
             LOSS_TERMS[self.config.target],
             seed=seed,
             targets=[
-                [UNRATED if math.isnan(y) else y for y in self._scaled(row.ratings)] for row in rows
+                [UNRATED if math.isnan(y) else scale.down(y) for y in row.ratings] for row in rows
             ],
         )
+        model.rescale(scale.std, scale.mean)
         self._model = model
         return measures
 
@@ -175,19 +199,15 @@ class Process(az.RewardModel):
 
     def step_scores(self, prompts: Sequence[Any], responses: Sequence[str]) -> list[list[float]]:
         """Returns the score of every step of each response; a blank response is one blank step."""
-        if self._model is None:
-            raise az.ConfigError(
-                "process has learned nothing yet; train it with `alignzoo train-reward process` "
-                "and give its folder as the reward"
-            )
+        model = self.model
         if not len(responses):
             return []
         steps = [self._steps(response) for response in responses]
-        if isinstance(self._model, LinearModel):
-            found = self._model.score(prompts, steps, self.config.marker)
+        if isinstance(model, LinearModel):
+            found = model.score(prompts, steps, self.config.marker)
         else:
             texts = [self._text(p, own) for p, own in zip(prompts, steps, strict=True)]
-            found = self._model.score(self._model.encode(texts))
+            found = model.score(model.encode(texts))
         return [[self._step_score(number) for number in numbers] for numbers in found]
 
     def _steps(self, response: str) -> list[str]:
@@ -196,7 +216,7 @@ class Process(az.RewardModel):
 
     def _step_score(self, number: float) -> float:
         if self.config.target == "rating":
-            return self._mean + self._std * number
+            return number
         return 1 / (1 + math.exp(-number)) if number > -700 else 0.0
 
     def score(
@@ -208,15 +228,11 @@ class Process(az.RewardModel):
     # -- files ----------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        self._model.save(folder)
-        scale = {"mean_and_std": np.array([self._mean, self._std])}
-        model_files.write_model(folder, {}, scale, name="ratings")
+        self.model.save(folder)
 
     def load(self, folder: Path) -> None:
         kind = LinearModel if self.config.policy is None else scalar_model.ScalarModel
         self._model = kind.load(folder, self.config)
-        _, scale = model_files.read_model(folder, name="ratings")
-        self._mean, self._std = scale["mean_and_std"].tolist()
 
 
 REDUCTIONS: Mapping[str, Callable[[Sequence[float]], float]] = {

@@ -101,6 +101,17 @@ class ScalarModel:
         self._merge_adapter()
         return metrics
 
+    def rescale(self, factor: float, shift: float) -> None:
+        """Makes every number `factor` times what it was, plus `shift`."""
+        import torch
+
+        head = self.policy.value_head
+        assert head is not None
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter.mul_(factor)
+        self.offset = factor * self.offset - shift
+
     def _merge_adapter(self) -> None:
         """Adds LoRA's product to the weights, so that what scores is what is saved."""
         from alignzoo.policy import Policy
