@@ -134,7 +134,7 @@ def judge(reward: RewardModel, kind: str, rows: Sequence[Any], *, seed: int = 0)
     probabilities: dict[str, Floats] = {}
     left_out = {"unrated": len(items) - len(rated), "unscorable": int((~known).sum())}
     if kind == "preferences":
-        left_out["ties of people, two responses each"] = 2 * len(rows) - len(items)
+        left_out["of pairs that people called a tie"] = 2 * len(rows) - len(items)
     if kind == "classes":
         truth = _class_values(reward, kept)
         probabilities = _probabilities(reward, kept)
