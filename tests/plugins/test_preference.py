@@ -10,7 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from alignzoo.plugins import preference
+from alignzoo.plugins.preference.comparisons import Comparison
+from alignzoo.plugins.preference.language_model import ranking_loss
+from alignzoo.plugins.preference.linear import blocks_of, comparison_loss, implied_accuracy
 from trainer.runs import make_policy
 
 import alignzoo as az
@@ -32,7 +34,7 @@ POLITE = [
 
 
 def comparison(responses, *, margin=0.0, reversed=0.0):
-    return preference.Comparison("", tuple(responses), margin, reversed, "row")
+    return Comparison("", tuple(responses), margin, reversed, "row")
 
 
 # -- the loss ----------------------------------------------------------------------------------
@@ -50,7 +52,7 @@ BY_HAND = [
 
 
 def numpy_loss(items, scores):
-    return preference.comparison_loss(np.array(scores), preference.blocks_of(items))
+    return comparison_loss(np.array(scores), blocks_of(items))
 
 
 def torch_loss(items, scores):
@@ -68,7 +70,7 @@ def torch_loss(items, scores):
         reversed_share=[item.reversed for item in items for _ in item.responses],
     )
     values = torch.tensor(scores, dtype=torch.float64)[:, None].requires_grad_()
-    loss = preference.ranking_loss(buffer.batch(), values)
+    loss = ranking_loss(buffer.batch(), values)
     loss.value.backward()
     return az.Metrics(loss.metrics).result()["loss"], values.grad[:, 0].numpy() * count / 2
 
@@ -119,8 +121,8 @@ def test_scores_far_apart_have_a_finite_loss_and_gradient(of):
 
 def test_a_tie_of_scores_counts_one_half():
     # correctness.md #26.
-    blocks = preference.blocks_of([comparison("ab"), comparison("abc")])
-    assert preference.implied_accuracy(np.array([1.0, 1.0, 2.0, 1.0, 1.0]), blocks) == 0.75
+    blocks = blocks_of([comparison("ab"), comparison("abc")])
+    assert implied_accuracy(np.array([1.0, 1.0, 2.0, 1.0, 1.0]), blocks) == 0.75
 
 
 # -- oracles -----------------------------------------------------------------------------------
