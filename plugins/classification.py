@@ -34,6 +34,7 @@ from alignzoo import features
 QUALITY = {"bad": 0.0, "medium": 0.5, "good": 1.0}
 TRUTH = ({"0": 0.0, "1": 1.0}, {"false": 0.0, "true": 1.0})
 GRID = {"logistic": (3.0, 1.0, 0.3, 0.1, 0.03, 0.01), "svm": (30.0, 10.0, 3.0, 1.0, 0.3)}
+PATIENCE = 2
 L2_UNTRIED = 1.0  # where there is too little to cross-validate
 
 
@@ -182,16 +183,18 @@ def _fit(
         len(set(labels[parts != part].tolist())) == every_class for part in set(parts.tolist())
     )
     grid = GRID[config.model] if config.l2 is None else (config.l2,)
-    best_loss, l2, calibration = None, config.l2 or L2_UNTRIED, None
+    best_loss, l2, calibration, worse = None, config.l2 or L2_UNTRIED, None, 0
     if can_hold_out and (is_svm or config.l2 is None):
         for candidate in grid:
             outputs = _held_out(_model(config.model, candidate, 1e-4), x, labels, weights, parts)
             scale = _calibrate(outputs, labels, weights) if is_svm else None
             logits = outputs if scale is None else outputs @ scale[0].T + scale[1]
             loss = _log_loss(_softmax(logits), labels, weights)
-            if best_loss is not None and loss >= best_loss:
-                break  # the likelihood has one peak along the path
-            best_loss, l2, calibration = loss, candidate, scale
+            worse += 1
+            if best_loss is None or loss < best_loss:
+                best_loss, l2, calibration, worse = loss, candidate, scale, 0
+            if worse == PATIENCE:
+                break  # from simple to complex, the likelihood rises and then falls
     model = _model(config.model, l2, 1e-9).fit(x, labels, sample_weight=weights)
     if is_svm and calibration is None:
         calibration = _calibrate(_outputs(model, x), labels, weights)

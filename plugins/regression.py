@@ -43,6 +43,7 @@ logger = logging.getLogger("alignzoo")
 
 L2_GRID = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
 L2_UNTRIED = 1.0  # where there is too little to cross-validate
+PATIENCE = 2
 DEPTH_GRID = (2, 4, 6, 9, 13, 19)
 DEPTH_UNTRIED = 4
 PRIOR_VARIANCE = 0.25  # of a rater's alpha and beta, in standard deviations of their ratings
@@ -203,21 +204,22 @@ def _choose(
 ) -> tuple[Any, dict[str, float]]:
     """Returns the setting with the least squared error held out, and that error's root.
 
-    The grid goes from simple to complex and is left at the first setting that is worse than the
-    one before.
+    The grid goes from simple to complex and is left after PATIENCE settings that were no better.
     """
     if given is not None or len(set(parts.tolist())) < 2:
         return given or untried, {}
-    best, chosen = math.inf, untried
+    best, chosen, worse = math.inf, untried, 0
     for setting in grid:
         error = 0.0
         for part in sorted(set(parts.tolist())):
             inside = parts == part
             model = fit(setting, x[~inside], ratings[~inside])
             error += float(((model.predict(x[inside]) - ratings[inside]) ** 2).sum())
-        if error >= best:
+        worse = 0 if error < best else worse + 1
+        if error < best:
+            best, chosen = error, setting
+        if worse == PATIENCE:
             break
-        best, chosen = error, setting
     return chosen, {"cv_rmse": math.sqrt(best / len(ratings))}
 
 

@@ -7,7 +7,16 @@ row's numbers depend on that row alone, to the bit.
 from alignzoo.features.config import FeatureConfig, FeatureName
 from alignzoo.features.extractor import Features
 from alignzoo.features.folds import assign_folds
+from alignzoo.features.ngrams import Ngrams
 from alignzoo.features.reward import FeatureReward
 from alignzoo.features.words import words_of
 
-__all__ = ["FeatureConfig", "FeatureName", "FeatureReward", "Features", "assign_folds", "words_of"]
+__all__ = [
+    "FeatureConfig",
+    "FeatureName",
+    "FeatureReward",
+    "Features",
+    "Ngrams",
+    "assign_folds",
+    "words_of",
+]
