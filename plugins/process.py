@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 import alignzoo as az
 from alignzoo import data, features, model_files, scalar_model
@@ -49,7 +49,12 @@ class ProcessConfig(features.FeatureConfig, scalar_model.ScalarConfig):
         description="language model to train: model folder, hub id or 'tiny'; without one, a "
         "linear model of features",
     )
-    marker: str = Field("\n", min_length=1, description="what parts the steps of a response")
+    marker: str = Field(
+        r"\n",
+        min_length=1,
+        validate_default=True,
+        description=r"what parts the steps of a response; \n is a line break, \t a tab",
+    )
     reduce: Literal["min", "mean", "product", "last"] = Field(
         "min", description="how the scores of its steps make the score of a response"
     )
@@ -64,6 +69,11 @@ class ProcessConfig(features.FeatureConfig, scalar_model.ScalarConfig):
         description="weight of |w|^2 / 2 beside the mean loss, without a policy; default the best "
         "of cross-validation by prompt",
     )
+
+    @field_validator("marker")
+    @classmethod
+    def _as_typed(cls, marker: str) -> str:
+        return marker.replace(r"\n", "\n").replace(r"\t", "\t")
 
     @model_validator(mode="after")
     def _check_combinations(self) -> ProcessConfig:

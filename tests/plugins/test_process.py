@@ -167,6 +167,12 @@ def test_steps_are_parted_by_the_marker_and_blank_ones_are_none():
     assert counts == [1, 1, 1, 2, 3]
 
 
+@pytest.mark.parametrize("typed", ["\n", r"\n"])
+def test_a_marker_may_be_typed_as_it_is_written_in_code(typed):
+    assert az.make_reward("process", marker=typed).config.marker == "\n"
+    assert az.make_reward("process", marker=r"\n\n##").config.marker == "\n\n##"
+
+
 def test_spaces_around_a_step_do_not_matter(backbone):
     reward, _ = trained(backbone)
     one, two = reward.step_scores(["Task"] * 2, ["we know\nwe guess", "\n we know \n\n we guess\n"])
