@@ -21,7 +21,7 @@ from alignzoo.data import PromptRow, check_prompt_lengths, encode_prompts, gathe
 from alignzoo.errors import ConfigError, DataError
 from alignzoo.random_streams import derive_seed
 from alignzoo.reward import RewardModel
-from alignzoo.reward_report.intervals import Measure, Numbers, measure
+from alignzoo.reward_report.intervals import Measure, Numbers, finite_or_none, measure
 from alignzoo.scoring import RewardSum
 from alignzoo.training_data import spread_evenly
 
@@ -79,64 +79,84 @@ class Point:
         n: responses that the best is taken of.
         kl: log n - (n - 1) / n, nats.
         proxy, true: mean score of the one with the highest proxy score.
-        proxy_gain, true_gain: over n = 1, in standard deviations of a single response's score.
+        best: mean true score of the one with the highest true score: what n could bring.
+        proxy_gain, true_gain, best_gain: over n = 1, in standard deviations of the proxy's or the
+            true score of a single response.
     """
 
     n: int
     kl: float
     proxy: Measure
     true: Measure
+    best: Measure
     proxy_gain: Measure
     true_gain: Measure
+    best_gain: Measure
 
 
 @dataclass(frozen=True)
 class Overoptimisation:
-    """The curve, and where true and proxy score part.
+    """The curve, and where true and proxy score part. "Lower" is by more than chance.
 
     Args:
         points: by n, from 1 to the largest.
-        parts_at: the smallest n at which the true gain is below the proxy's by more than chance;
-            None where there is none.
-        falls_from: the n of the highest true score, if at the largest n it is lower by more than
-            chance; None otherwise.
+        parts_at: the smallest n at which the true score is lower than choosing by it would bring;
+            None where there is none, as for any increasing function of the true score.
+        stops_at: the smallest n that no larger one betters in true score; None where that is the
+            largest.
+        falls_from: the n of the highest true score, if at the largest n it is lower; None
+            otherwise.
         correlation: of proxy and true score over single responses, within sets.
-        num_sets: sets of responses; num_prompts: different prompts among them.
+        num_sets: sets of responses.
+        num_prompts: different prompts among them.
         unscorable: responses that one of the two could not score.
     """
 
     points: list[Point]
     parts_at: int | None
+    stops_at: int | None
     falls_from: int | None
     correlation: float
     num_sets: int
     num_prompts: int
     unscorable: int
 
+    @property
+    def share(self) -> float:
+        """The true gain at the largest n over what choosing by the true score would bring."""
+        last = self.points[-1]
+        possible = last.best.value - self.points[0].true.value
+        had = last.true.value - self.points[0].true.value
+        return had / possible if possible > 0 else math.nan
+
     def summary(self) -> str:
         """Returns one line."""
-        last = self.points[-1]
-        start = self.points[0]
-        text = (
-            f"best of {last.n}: proxy score {start.proxy.value:.3f} -> {last.proxy.value:.3f}, "
-            f"true score {start.true.value:.3f} -> {last.true.value:.3f}"
+        first, last = self.points[0], self.points[-1]
+        return (
+            f"best of {last.n}: proxy score {first.proxy.value:.3f} -> {last.proxy.value:.3f}, "
+            f"true score {first.true.value:.3f} -> {last.true.value:.3f} of {last.best.value:.3f} "
+            f"possible; {self.verdict()}"
         )
-        return f"{text}; {self.verdict()}"
 
     def verdict(self) -> str:
         """Returns where the two part, in words."""
-        last = self.points[-1]
         if self.parts_at is None:
-            return f"true and proxy score do not part up to n = {last.n}"
-        kl = next(point.kl for point in self.points if point.n == self.parts_at)
-        text = f"they part at n = {self.parts_at} (KL {kl:.2f} nats)"
-        if self.falls_from is None:
-            return f"{text}; the true score does not fall up to n = {last.n}"
-        return f"{text}; the true score falls from n = {self.falls_from}"
+            return f"true and proxy score do not part up to n = {self.points[-1].n}"
+        words = [f"they part at n = {self._place(self.parts_at)}"]
+        if self.stops_at is None:
+            words.append(f"the true score rises up to n = {self.points[-1].n}")
+        else:
+            words.append(f"the true score stops rising at n = {self._place(self.stops_at)}")
+        if self.falls_from is not None:
+            words.append(f"and falls from n = {self._place(self.falls_from)}")
+        return ", ".join(words)
+
+    def _place(self, n: int) -> str:
+        return f"{n} (KL {best_of_n_kl(n):.2f} nats)"
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON."""
-        names = ("proxy", "true", "proxy_gain", "true_gain")
+        names = ("proxy", "true", "best", "proxy_gain", "true_gain", "best_gain")
         points = [
             {"n": p.n, "kl": p.kl, **{name: getattr(p, name).to_json() for name in names}}
             for p in self.points
@@ -144,8 +164,10 @@ class Overoptimisation:
         return {
             "points": points,
             "parts_at": self.parts_at,
+            "stops_at": self.stops_at,
             "falls_from": self.falls_from,
-            "correlation": self.correlation if math.isfinite(self.correlation) else None,
+            "share_of_possible_gain": finite_or_none(self.share),
+            "correlation": finite_or_none(self.correlation),
             "sets": self.num_sets,
             "prompts": self.num_prompts,
             "unscorable": self.unscorable,
@@ -244,36 +266,44 @@ def draw_curve(
         sets: each of the responses to one prompt, two or more.
     """
     sizes = counts_of_best(min(len(proxy) for proxy, _ in sets))
-    # [sets, sizes]
-    proxy = np.array([[best_of_n_mean(p, p, n) for n in sizes] for p, _ in sets])
-    true = np.array([[best_of_n_mean(p, t, n) for n in sizes] for p, t in sets])
-    spreads = [_spread([p for p, _ in sets]), _spread([t for _, t in sets])]
+    spreads = {name: _spread([s[i] for s in sets]) for i, name in enumerate(("proxy", "true"))}
+    choices = {"proxy": (0, 0), "true": (0, 1), "best": (1, 1)}  # chosen by, and valued by
+    tables = {
+        name: np.array([[best_of_n_mean(s[by], s[of], n) for n in sizes] for s in sets])
+        for name, (by, of) in choices.items()
+    }  # [sets, sizes] each
+    peak = sizes[int(tables["true"].mean(0).argmax())]
 
     def statistic(weights: Numbers) -> dict[str, float]:
-        shares = weights / weights.sum()
+        means = {name: (weights @ table) / weights.sum() for name, table in tables.items()}
         found: dict[str, float] = {}
-        for name, table, spread in zip(("proxy", "true"), (proxy, true), spreads, strict=True):
-            means = shares @ table
-            gains = (means - means[0]) / spread if spread > 0 else np.zeros(len(means))
-            found |= {f"{name} {n}": value for n, value in zip(sizes, means, strict=True)}
+        for name, values in means.items():
+            spread = spreads["proxy" if name == "proxy" else "true"]
+            gains = (values - values[0]) / spread if spread > 0 else np.zeros(len(values))
+            found |= {f"{name} {n}": value for n, value in zip(sizes, values, strict=True)}
             found |= {f"{name}_gain {n}": value for n, value in zip(sizes, gains, strict=True)}
-        for n in sizes:
-            found[f"gap {n}"] = found[f"proxy_gain {n}"] - found[f"true_gain {n}"]
-        peak = sizes[int((np.ones(len(sets)) @ true).argmax())]
-        found["fall"] = found[f"true {peak}"] - found[f"true {sizes[-1]}"]
+        true = dict(zip(sizes, means["true"], strict=True))
+        found |= {f"lack {n}": found[f"best {n}"] - true[n] for n in sizes}
+        found |= {f"rise {n} {m}": true[m] - true[n] for n in sizes for m in sizes if m > n}
+        found["fall"] = true[peak] - true[sizes[-1]]
         return found
 
     measures = measure(statistic, len(sets), seed=seed)
-    names = ("proxy", "true", "proxy_gain", "true_gain")
+    names = ("proxy", "true", "best", "proxy_gain", "true_gain", "best_gain")
     points = [
         Point(n, best_of_n_kl(n), *(measures[f"{name} {n}"] for name in names)) for n in sizes
     ]
-    apart = [n for n in sizes if measures[f"gap {n}"].low > 1e-9]
-    peak = max(points, key=lambda point: point.true.value).n
+
+    def is_sure(name: str) -> bool:
+        return measures[name].low > 1e-9
+
+    apart = [n for n in sizes if is_sure(f"lack {n}")]
+    top = next(n for n in sizes if not any(is_sure(f"rise {n} {m}") for m in sizes if m > n))
     return Overoptimisation(
         points=points,
         parts_at=apart[0] if apart else None,
-        falls_from=peak if measures["fall"].low > 1e-9 else None,
+        stops_at=top if top < sizes[-1] else None,
+        falls_from=peak if is_sure("fall") else None,
         correlation=_correlation(sets),
         num_sets=len(sets),
         num_prompts=num_prompts,

@@ -234,25 +234,28 @@ def _steps(edges: Sequence[float], values: Sequence[float]) -> list[tuple[float,
 def curve_chart(found: Overoptimisation) -> Chart:
     """Returns the gains of proxy and true score under best-of-n against KL."""
     series = {
-        "proxy": [(point.kl, point.proxy_gain.value) for point in found.points],
-        "true": [(point.kl, point.true_gain.value) for point in found.points],
+        name: [(point.kl, getattr(point, f"{name}_gain").value) for point in found.points]
+        for name in ("proxy", "true", "best")
     }
     x = value_axis((kl for kl, _ in series["proxy"]), downwards=False)
     y = value_axis([value for points in series.values() for _, value in points])
     lines, last = [], []
-    for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
+    for colour, (name, points) in zip((*COLOURS[:2], "ideal"), series.items(), strict=True):
         placed = place(points, x, y)
-        lines.append(Line(colour, name, points_text(placed), dots_text(placed)))
+        dots = dots_text(placed) if name != "best" else ""
+        lines.append(Line(colour, name, points_text(placed), dots))
         last.append((colour, name, format_number(round(points[-1][1], 3))))
+    marked = {found.parts_at, found.stops_at, found.falls_from, found.points[-1].n}
     marks = [
         (_percent(kl, x), 100.0 - _percent(gain, y), f"n = {point.n}")
-        for point, (kl, gain) in zip(found.points, series["proxy"], strict=True)
-        if point.n in (found.parts_at, found.falls_from, found.points[-1].n)
+        for point, (kl, gain) in zip(found.points, series["true"], strict=True)
+        if point.n in marked
     ]
     return Chart(
         name="best of n",
         unit="",
-        text="gain of proxy and true score over a single response, in standard deviations of each",
+        text="gain of proxy and true score over a single response, in standard deviations of each; "
+        "dashed: of choosing by the true score",
         lines=lines,
         x=x,
         y=y,

@@ -67,11 +67,11 @@ def sets_of(make, count=64, size=32, seed=0):
 def test_a_proxy_that_is_the_truth_never_parts_from_it() -> None:
     def same(generator, size):
         scores = generator.normal(size=size)
-        return scores, 2 * scores + 1  # another scale is no other reward
+        return scores, np.exp(scores)  # another scale is no other reward
 
     found = draw_curve(sets_of(same), num_prompts=64)
-    assert (found.parts_at, found.falls_from) == (None, None)
-    assert found.correlation == pytest.approx(1.0)
+    assert (found.parts_at, found.stops_at, found.falls_from) == (None, None, None)
+    assert found.share == pytest.approx(1.0)
     assert "do not part" in found.verdict()
 
 
@@ -82,10 +82,10 @@ def test_a_noisy_proxy_parts_from_the_truth_and_does_not_make_it_fall() -> None:
 
     found = draw_curve(sets_of(noisy, count=400), num_prompts=400)
     last = found.points[-1]
-    assert found.parts_at is not None
-    assert found.falls_from is None
+    assert (found.parts_at, found.stops_at, found.falls_from) == (2, None, None)
     # the true gain is the proxy's times their correlation, in standard deviations
-    assert last.true_gain.value / last.proxy_gain.value == pytest.approx(math.sqrt(0.5), abs=0.1)
+    ratio = last.true_gain.value / last.proxy_gain.value
+    assert ratio == pytest.approx(math.sqrt(0.5), abs=0.1)
     assert found.correlation == pytest.approx(math.sqrt(0.5), abs=0.05)
 
 
@@ -97,9 +97,12 @@ def test_a_proxy_that_is_gamed_makes_the_truth_fall() -> None:
 
     found = draw_curve(sets_of(gamed), num_prompts=64)
     assert found.falls_from is not None
-    assert found.falls_from < 32
+    assert found.stops_at is not None
+    assert found.parts_at == 2
+    assert found.stops_at <= found.falls_from < 32
     assert found.points[-1].true.value < found.points[0].true.value
     assert f"falls from n = {found.falls_from}" in found.summary()
+    assert found.share < 0
 
 
 def test_a_constant_proxy_gains_nothing() -> None:
