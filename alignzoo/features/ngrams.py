@@ -27,6 +27,7 @@ class Ngrams:
             "token_pattern": WORD if unit == "words" else None,
             "ngram_range": (1, longest),
             "sublinear_tf": True,
+            "norm": None,
             "dtype": np.float64,
         }
         self.min_df, self.most = min_df, most
@@ -46,7 +47,7 @@ class Ngrams:
                 found = _fit_transform(vectorizer, responses)
                 if found is not None:
                     self.vectorizer = vectorizer
-                    return csr_matrix(found)
+                    return _unit_rows(found)
         self.vectorizer = None
         return csr_matrix((len(responses), 0))
 
@@ -56,7 +57,7 @@ class Ngrams:
 
         if self.vectorizer is None or not responses:
             return csr_matrix((len(responses), len(self.names())))
-        return csr_matrix(self.vectorizer.transform(responses))
+        return _unit_rows(self.vectorizer.transform(responses))
 
     def names(self) -> list[str]:
         """Returns the runs, by column."""
@@ -89,3 +90,16 @@ def _fit_transform(vectorizer: Any, responses: Sequence[str]) -> Any:
         if "empty vocabulary" in str(error) or "no terms remain" in str(error):
             return None
         raise
+
+
+def _unit_rows(weights: Any) -> Any:
+    """Returns the rows scaled to length 1, each summed in the order of its columns.
+
+    scikit-learn's own order differs between fit_transform and transform, and so would the bits.
+    """
+    from scipy.sparse import csr_matrix
+    from sklearn.preprocessing import normalize
+
+    found = csr_matrix(weights)
+    found.sort_indices()
+    return normalize(found, copy=False)
