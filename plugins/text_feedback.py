@@ -41,6 +41,7 @@ L2_UNTRIED = 1.0  # where there is too little to cross-validate
 PATIENCE = 4
 MIX_GRID = (0.0, 1.0, 3.0, 10.0, 30.0)
 MOST_WORDS = 5000  # runs of words that count in feedback
+MOST_EXACT = 1200  # rows that are solved by eigenvalues
 MIN_FEEDBACK = 5  # rows with feedback, below which it teaches nothing
 Array = NDArray[np.float64]
 
@@ -128,7 +129,7 @@ class TextFeedback(features.FeatureReward):
         l2, foretold = _choose_l2(None, x, targets, written, parts)
         error = float(((foretold[written] - feedback) ** 2).mean())
         measures["feedback_r2"] = 1 - error / float((feedback**2).mean())
-        weights, intercept = _ridge(l2, x[written], feedback, 1e-10)
+        weights, intercept = _Ridge(x[written]).solve(l2, feedback)
         self.settings = {"words": words}
         self.arrays = {"criticism": weights, "criticism_intercept": intercept, "axes": axes}
         return foretold
@@ -161,7 +162,7 @@ class TextFeedback(features.FeatureReward):
                 best = (error, mix, l2, columns)
         assert best is not None
         error, mix, l2, columns = best
-        weights = _ridge(l2, columns, targets[:, None], 1e-10)[0]
+        weights = _Ridge(columns).solve(l2, targets[:, None])[0]
         direct = weights[:, : x.shape[1]]
         if foretold is not None:  # whose own intercept is the same for every response
             direct = direct + mix * weights[:, x.shape[1] :] @ self.arrays["criticism"]
@@ -215,16 +216,12 @@ def _encode_feedback(
         _tf_idf(texts) if config.encoder is None else (_read_by(config.encoder, texts), [])
     )
     count = min(config.components, len(texts) - 1, columns.shape[1])
-    found = PCA(
-        count,
-        svd_solver="randomized" if count < min(columns.shape) // 2 else "full",
-        random_state=seed,
-    )
+    if count == 0 or not np.ptp(columns, axis=0).any():
+        return np.zeros((len(texts), 0)), np.zeros((0, columns.shape[1])), words
+    solver = "randomized" if count < min(columns.shape) // 2 else "full"
+    found = PCA(count, svd_solver=solver, random_state=seed)
     scores = found.fit_transform(columns)
-    scale = math.sqrt(float((scores**2).sum(1).mean()))
-    if scale < 1e-9:
-        return scores[:, :0], found.components_[:0], words
-    return scores / scale, found.components_, words
+    return scores / math.sqrt(float((scores**2).sum(1).mean())), found.components_, words
 
 
 def _tf_idf(texts: list[str]) -> tuple[Array, list[str]]:
@@ -271,12 +268,37 @@ def _centring(prompts: list[str], within_prompts: bool) -> Any:
     return csr_matrix(identity(len(prompts)) - membership @ means)
 
 
-def _ridge(l2: Array, x: Any, targets: Array, tolerance: float) -> tuple[Array, Array]:
-    """Returns weights [C, F] and intercepts [C] of least squares with a penalty per column."""
-    from sklearn.linear_model import Ridge
+class _Ridge:
+    """Least squares with an L2 penalty on n rows of features, for any penalty and targets.
 
-    model = Ridge(alpha=l2, solver="sparse_cg", tol=tolerance, max_iter=10_000).fit(x, targets)
-    return np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
+    Few rows are solved exactly, by the eigenvalues of their inner products, which serve every
+    penalty; many by conjugate gradients (scikit-learn's sparse_cg).
+    """
+
+    def __init__(self, x: Any) -> None:
+        self.x = x
+        self.mean = np.asarray(x.mean(0)).ravel()  # [F]
+        self.eigen: Any = None
+        if x.shape[0] <= MOST_EXACT:
+            products = (x @ x.T).toarray()
+            products -= products.mean(0)
+            products -= products.mean(1, keepdims=True)
+            self.eigen = np.linalg.eigh(products)
+
+    def solve(self, l2: Array, targets: Array, *, tolerance: float = 1e-10) -> tuple[Array, Array]:
+        """Returns weights [C, F] and intercepts [C]; from penalties [C] and targets [n, C]."""
+        mean = targets.mean(0)
+        if self.eigen is None:
+            from sklearn.linear_model import Ridge
+
+            model = Ridge(alpha=l2, solver="sparse_cg", tol=tolerance, max_iter=10_000)
+            weights = np.atleast_2d(model.fit(self.x, targets).coef_)
+        else:
+            values, vectors = self.eigen
+            scaled = vectors.T @ (targets - mean) / (np.maximum(values, 0)[:, None] + l2)
+            dual = vectors @ scaled  # [n, C]
+            weights = (self.x.T @ dual).T - np.outer(dual.sum(0), self.mean)
+        return weights, mean - weights @ self.mean
 
 
 def _choose_l2(
@@ -289,16 +311,18 @@ def _choose_l2(
     has any. The grid is left after PATIENCE values that were better for no column.
     """
     num_columns = targets.shape[1]
+    fits = []
+    for part in sorted(set(parts.tolist())):
+        others = known[parts[known] != part]
+        others = others if len(others) else known
+        fits.append((parts == part, others, _Ridge(x[others])))
     errors, chosen = np.full(num_columns, np.inf), np.full(num_columns, L2_UNTRIED)
     best, num_worse = np.zeros(targets.shape), 0
     for l2 in L2_GRID if given is None else (given,):
         said = np.zeros(targets.shape)
-        for part in sorted(set(parts.tolist())):
-            others = known[parts[known] != part]
-            others = others if len(others) else known
+        for inside, others, ridge in fits:
             penalty = np.full(num_columns, l2)
-            weights, intercept = _ridge(penalty, x[others], targets[others], 1e-6)
-            inside = parts == part
+            weights, intercept = ridge.solve(penalty, targets[others], tolerance=1e-6)
             said[inside] = x[inside] @ weights.T + intercept
         found = ((said[known] - targets[known]) ** 2).sum(0)
         is_better = found < errors
