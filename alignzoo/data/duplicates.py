@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 NUM_HASHES = 128
 SHINGLE = 5  # characters, so that texts without spaces between words work too
-PRIME = np.uint64(2**61 - 1)
 Signature = npt.NDArray[np.uint32]
 
 
@@ -50,8 +49,8 @@ class NearDuplicates:
         self.similarity = similarity
         self.rows_per_band = _rows_per_band(similarity)
         generator = np.random.default_rng(0)  # which hashes: the same in every run
-        self.factors = generator.integers(1, 2**31, NUM_HASHES, dtype=np.uint64)
-        self.offsets = generator.integers(0, 2**31, NUM_HASHES, dtype=np.uint64)
+        self.factors = generator.integers(0, 2**63, NUM_HASHES, dtype=np.uint64) * 2 + 1
+        self.offsets = generator.integers(0, 2**63, NUM_HASHES, dtype=np.uint64)
         self.signatures: list[Signature] = []
         self.places: list[str] = []
         self.buckets: dict[tuple[int, bytes], list[int]] = {}
@@ -78,9 +77,10 @@ class NearDuplicates:
         grams = {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
         codes = [zlib.crc32(gram.encode("utf-8", "backslashreplace")) for gram in grams]
         values = np.array(codes, np.uint64)
-        least = np.full(NUM_HASHES, 2**64 - 1, np.uint64)
+        least = np.full(NUM_HASHES, 2**32 - 1, np.uint64)
         for part in np.array_split(values, -(-len(values) // 4096)):  # bounded memory
-            hashed = (part[:, None] * self.factors + self.offsets) % PRIME  # [S, NUM_HASHES]
+            # Multiply-shift (Dietzfelbinger et al. 1997), modulo 2^64; [S, NUM_HASHES].
+            hashed = (part[:, None] * self.factors + self.offsets) >> np.uint64(32)
             least = np.minimum(least, hashed.min(axis=0))
         return least.astype(np.uint32)
 
