@@ -17,6 +17,7 @@ With an evaluation file there is one split, the one given.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -94,14 +95,16 @@ def majority(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 def criticism(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """ilf_text_feedback: a program that fails its tests and what was written of it; its repair.
 
-    Line ends, blank lines and the prompt, which differ between the two, are left out.
+    Line ends, blank lines and the prompt, which differ between the two, are left out. Which of the
+    two stands first is drawn by hash.
     """
     prompt, before, after = row["prompt"], row["original"], row["refinement"]
     rows = [(before.removeprefix(prompt), row["feedback"], 0.0), (after, "", 1.0)]
-    return [
+    made = [
         {"prompt": prompt, "completion": plain_code(code), "feedback": text, "rating": rating}
         for code, text, rating in rows
     ]
+    return made[:: 1 if hashlib.sha256(prompt.encode()).digest()[0] % 2 else -1]
 
 
 def plain_code(code: str) -> str:
@@ -156,7 +159,11 @@ CASES = [
         "text_feedback",
         "text_feedback",
         "pair_accuracy",
-        options={"use_feedback": True},
+        options={
+            "features": ["words", "characters"],
+            "within_prompts": True,
+            "use_feedback": True,
+        },
         against={"use_feedback": False},
         make=criticism,
     ),
