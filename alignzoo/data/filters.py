@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from alignzoo.config import Config
 from alignzoo.data.columns import plain_text
-from alignzoo.data.convert import completions_of, find_data_kind, read_one
+from alignzoo.data.convert import check_kind, completions_of, find_data_kind, read_one
 from alignzoo.data.duplicates import make_finder
 from alignzoo.data.kinds import NO_COLUMNS, rename
 from alignzoo.data.row import OnError, Row, refuse
@@ -99,9 +99,10 @@ def filter_rows(
         columns: the file's name of a column by ours.
         on_error: told of each row that is wrong; if it returns, the row is left out.
     Raises:
-        ConfigError: an unknown language, or what tells languages is not installed.
+        ConfigError: an unknown kind or language, or what tells languages is not installed.
         DataError: a row is wrong.
     """
+    kind = kind and check_kind(kind)
     tests = [_length_test(options), *_language_test(options), *_duplicate_test(options)]
     for row in rows:
         report.rows += 1
