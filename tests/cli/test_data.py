@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -225,3 +226,39 @@ def test_a_large_file_is_converted_in_little_memory() -> None:
     assert result.returncode == 0, result.stderr
     unit = 1 if sys.platform == "darwin" else 1024
     assert int(result.stderr.split()[-1]) * unit < 200 * 2**20
+
+
+# -- the page ------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+
+
+def fenced(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.M | re.S)
+
+
+def test_the_commands_of_the_page_run() -> None:
+    write("talks.jsonl", [{"turns": ["hi", "hello"]}])
+    commands = [line[2:] for block in fenced("console") for line in block.splitlines()]
+    assert {command.split()[2] for command in commands} == {
+        "check",
+        "convert",
+        "filter",
+        "split",
+        "build",
+        "dialogues",
+    }
+    for command in commands:
+        assert cli.main(shlex.split(command)[1:]) == 0, command
+
+
+def test_the_templates_of_the_page_fill_in() -> None:
+    (templates,) = fenced("yaml")
+    Path("t.yaml").write_text(templates)
+    rows = [{"review": f"Fine {i}.", "verdict": "good"} for i in range(9)]
+    write("reviews.jsonl", [*rows, *({**row, "product": "tea"} for row in rows)])
+    assert run("build reviews.jsonl --templates t.yaml --layout text --out b.jsonl") == 0
+    made = read("b.jsonl")
+    assert {row["template"] for row in made[:9]} == {"short"}
+    assert {row["template"] for row in made[9:]} == {"short", "about"}
+    assert {row["completion"] for row in made} == {"good", "It is good."}
