@@ -54,7 +54,9 @@ class ClassificationConfig(features.FeatureConfig):
         "none", description="every row weighs the same, or every class does"
     )
     l2: float | None = Field(
-        None, gt=0, description="penalty of large weights; default by cross-validation"
+        None,
+        gt=0,
+        description="weight of |W|^2 / 2 beside the summed loss; default by cross-validation",
     )
     folds: int = Field(5, ge=2, le=20, description="parts of the cross-validation")
 

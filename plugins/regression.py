@@ -60,7 +60,10 @@ class RegressionConfig(features.FeatureConfig):
         "ridge", description="linear with an L2 penalty, or a decision tree"
     )
     l2: float | None = Field(
-        None, gt=0, description="ridge: penalty of large weights; default by cross-validation"
+        None,
+        gt=0,
+        description="ridge: weight of |w|^2 / 2 beside the summed loss; default by "
+        "cross-validation",
     )
     max_depth: int | None = Field(
         None,

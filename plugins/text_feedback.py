@@ -64,7 +64,8 @@ class TextFeedbackConfig(features.FeatureConfig):
     l2: float | None = Field(
         None,
         gt=0,
-        description="penalty of large weights of the rating; default by cross-validation",
+        description="weight of |w|^2 / 2 beside the summed loss of the ratings; default by "
+        "cross-validation",
     )
     folds: int = Field(5, ge=2, le=20, description="parts of the cross-validation")
 
