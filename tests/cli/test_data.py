@@ -255,8 +255,10 @@ def test_the_commands_of_the_page_run() -> None:
 def test_the_templates_of_the_page_fill_in() -> None:
     (templates,) = fenced("yaml")
     Path("t.yaml").write_text(templates)
-    rows = [{"review": f"Fine {i}.", "verdict": "good"} for i in range(9)]
-    write("reviews.jsonl", [*rows, *({**row, "product": "tea"} for row in rows)])
+    rows: list[dict[str, str]] = [{"review": f"{i}", "verdict": "good"} for i in range(20)]
+    for row in rows[9:]:
+        row["product"] = "tea"
+    write("reviews.jsonl", rows)
     assert run("build reviews.jsonl --templates t.yaml --layout text --out b.jsonl") == 0
     made = read("b.jsonl")
     assert {row["template"] for row in made[:9]} == {"short"}
