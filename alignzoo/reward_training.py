@@ -22,7 +22,6 @@ from alignzoo.reward import RewardModel, declared_arguments
 from alignzoo.reward_report import RewardReport, evaluate, quick_metrics, write_reward_report
 from alignzoo.reward_report.judged import list_items, score_items
 from alignzoo.scoring import TRAINED_REWARD_FILE
-from alignzoo.training_data import MIN_ROWS_TO_SPLIT, split_by_prompt, spread_evenly
 
 if TYPE_CHECKING:
     from alignzoo.overoptimisation import BestOfN
@@ -136,6 +135,8 @@ def read_and_split(
         DataError: a row is wrong, or the held-out rows are of another kind.
     """
     kind, rows = read_judgements(data, reward.learns_from, columns=columns)
+    from alignzoo.training_data import MIN_ROWS_TO_SPLIT, split_by_prompt  # it imports torch
+
     if eval_data is not None:
         _, held_out = read_judgements(eval_data, [kind], columns=columns, name="eval_data")
         notes = _shared_prompts(rows, held_out)
@@ -202,7 +203,7 @@ def _report(
             seed=seed,
             training_mean=float(np.mean(ratings)) if ratings else math.nan,
         )
-    sample = spread_evenly(judgements.train, MAX_TRAINING_ROWS)
+    sample = _spread(judgements.train, MAX_TRAINING_ROWS)
     try:
         training = quick_metrics(reward, judgements.kind, sample, seed=seed)
     except DataError:  # none of these few rows has a judgement
@@ -214,6 +215,12 @@ def _report(
         curve = overoptimise(reward, best_of_n, seed=seed)
     notes = [*judgements.notes, *(held_out.notes if held_out is not None else [])]
     return RewardReport({}, fit, held_out, training, curve, notes)
+
+
+def _spread(rows: Sequence[Any], most: int) -> list[Any]:
+    from alignzoo.training_data import spread_evenly
+
+    return spread_evenly(rows, most)
 
 
 def _about(
@@ -275,7 +282,7 @@ def _check_saved(reward: RewardModel, judgements: Judgements, folder: Path) -> N
     Raises:
         RunError: it does not; its `save` or `load` is at fault.
     """
-    rows = spread_evenly(judgements.held_out or judgements.train, CHECKED_ROWS)
+    rows = _spread(judgements.held_out or judgements.train, CHECKED_ROWS)
     items = list_items(judgements.kind, rows)
     loaded = type(reward)(reward.config)
     loaded.load(folder)

@@ -35,24 +35,23 @@ def run(arguments: list[str]) -> int:
     read = options.read(namespace)
     given = read.build(TrainRewardOptions, f"train-reward {id}")
     reward = found.build("reward", id, dict(read.build(config_class, id)))
+    _check_curve(given, read.explicit | read.from_file)
     from alignzoo.reward_training import check_free, train_reward
 
     check_free(Path(given.out).expanduser())
+    rows, eval_rows = _read_rows(given, reward)  # before torch: a wrong file is told at once
     set_threads(given.threads)
     if given.overoptimise or getattr(reward.config, "policy", None):
         quiet_transformers()
-    _check_curve(given, read.explicit | read.from_file)
-    best_of_n = _best_of_n(given, reward, found) if given.overoptimise else None
     report = train_reward(
         reward,
-        given.data,
+        rows,
         out=given.out,
         seed=given.seed,
-        eval_data=given.eval_data,
+        eval_data=eval_rows,
         eval_fraction=given.eval_fraction,
-        columns=given.columns,
         record=_record(entry, given),
-        best_of_n=best_of_n,
+        best_of_n=_best_of_n(given, reward, found) if given.overoptimise else None,
     )
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -91,6 +90,18 @@ def _check_learns(found: Registry, entry: Entry) -> None:
         f"reward '{entry.id}' is a rule; it has nothing to learn. Use it as it is: --reward "
         f"{entry.id}. Rewards that learn: {', '.join(learning) or 'none is installed'}."
     )
+
+
+def _read_rows(
+    given: TrainRewardOptions, reward: RewardModel
+) -> tuple[list[Any], list[Any] | None]:
+    """Returns the rows to learn from, and those to measure on where a file of them is given."""
+    from alignzoo.data import read_judgements
+
+    kind, rows = read_judgements(given.data, reward.learns_from, columns=given.columns)
+    if given.eval_data is None:
+        return rows, None
+    return rows, read_judgements(given.eval_data, [kind], columns=given.columns)[1]
 
 
 def _check_curve(given: TrainRewardOptions, told: frozenset[str]) -> None:

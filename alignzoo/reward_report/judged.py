@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alignzoo.data import plain_text
+from alignzoo.data import plain_text, prompt_key
 from alignzoo.errors import ConfigError, DataError
 from alignzoo.random_streams import stream
 from alignzoo.reward import Prompt, RewardModel
 from alignzoo.reward_report.intervals import Numbers, number_groups
 from alignzoo.scoring import RewardSum
-from alignzoo.training_data import prompt_key
 
 CHUNK = 1024  # responses scored at a time
 MAX_PAIRS = 200_000  # comparisons that are looked at
