@@ -13,8 +13,8 @@ mean: what makes a prompt easy or hard is then no reason, and only prompts with 
 responses teach. Rows with feedback and no rating teach step 1 as well. In step 2, f^ of a row comes
 from a fit of step 1 to other prompts, so that it is as good, and as bad, as it will be for a new
 response. l2 of both steps and the weight m of the criticism are chosen by cross-validation over
-prompts; m = 0, the response's features alone, is among the choices, and is all there is with
-`use_feedback=false`.
+prompts; m = 0, the response's features alone, is what others must be better than by a standard
+error, and is all there is with `use_feedback=false`.
 
 f is TF-IDF of the feedback's words (runs of one and two), or with `encoder` the mean of a
 transformers model's last states, brought down to `components` principal components, of total
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,15 @@ class TextFeedbackConfig(features.FeatureConfig):
         "cross-validation",
     )
     folds: int = Field(5, ge=2, le=20, description="parts of the cross-validation")
+
+
+class _Tried(NamedTuple):
+    """What a weight of the criticism led to: squared errors held out [n], features and f^."""
+
+    mix: float
+    l2: Array
+    squares: Array
+    columns: Any
 
 
 class TextFeedback(features.FeatureReward):
@@ -151,18 +160,14 @@ class TextFeedback(features.FeatureReward):
         x, ratings, parts = x[rated], ratings[rated], parts[rated]
         centre = _centring([prompts[i] for i in rated], self.config.within_prompts)
         targets, every = centre @ ratings, np.arange(len(rated))
-        best: tuple[float, float, Array, Any] | None = None
+        tried = []
         for mix in MIX_GRID if foretold is not None else (0.0,):
             more = [] if foretold is None else [csr_matrix(mix * foretold[rated])]
             columns = centre @ csr_matrix(hstack([x, *more], "csr"))
             l2, said = _choose_l2(self.config.l2, columns, targets[:, None], every, parts)
-            error = math.sqrt(float(((said[:, 0] - targets) ** 2).mean()))
-            if mix == 0:
-                measures["cv_rmse_alone"] = error
-            if best is None or error < best[0]:
-                best = (error, mix, l2, columns)
-        assert best is not None
-        error, mix, l2, columns = best
+            tried.append(_Tried(mix, l2, (said[:, 0] - targets) ** 2, columns))
+        mix, l2, squares, columns = _best(tried)
+        measures["cv_rmse_alone"] = math.sqrt(float(tried[0].squares.mean()))
         weights = _Ridge(columns).solve(l2, targets[:, None])[0]
         direct = weights[:, : x.shape[1]]
         if foretold is not None:  # whose own intercept is the same for every response
@@ -170,7 +175,8 @@ class TextFeedback(features.FeatureReward):
         intercept = np.array([(ratings - x @ direct[0]).mean()])
         errors = centre @ (x @ direct[0] + intercept - ratings)
         self.arrays |= {"weights": np.ascontiguousarray(direct), "intercept": intercept}
-        measures |= {"l2": float(l2[0]), "mix": mix, "cv_rmse": error}
+        measures |= {"l2": float(l2[0]), "mix": mix}
+        measures["cv_rmse"] = math.sqrt(float(squares.mean()))
         measures["rmse"] = math.sqrt(float((errors**2).mean()))
 
     def score(
@@ -255,6 +261,16 @@ def _read_by(encoder: str, texts: list[str]) -> Array:
             states = model(**{k: tokens[k] for k in ("input_ids", "attention_mask")})
         means.append(states.last_hidden_state[0].double().mean(0).numpy())
     return np.stack(means)
+
+
+def _best(tried: Sequence[_Tried]) -> _Tried:
+    """Returns the one of least error, or the first, which is without criticism, where the gain is
+    within one standard error of nothing: choosing among several finds some gain in noise.
+    """
+    best = min(tried, key=lambda one: float(one.squares.mean()))
+    gain = tried[0].squares - best.squares
+    is_sure = gain.mean() > gain.std() / math.sqrt(len(gain))
+    return best if is_sure else tried[0]
 
 
 def _centring(prompts: list[str], within_prompts: bool) -> Any:
