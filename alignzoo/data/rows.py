@@ -150,6 +150,12 @@ def _datasets(name: str) -> Any:
         ) from error
 
 
+def _failures(datasets: Any) -> tuple[type[Exception], ...]:
+    """Returns what `datasets` raises over a file or a hub id that cannot be read."""
+    own = getattr(getattr(datasets, "exceptions", None), "DatasetsError", OSError)
+    return OSError, ValueError, RuntimeError, KeyError, own
+
+
 def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
     datasets = _datasets(name)
     try:
@@ -157,7 +163,7 @@ def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
         table = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
         for number, values in enumerate(table, start=1):
             yield Row(values, name, number, "row")
-    except (OSError, ValueError, RuntimeError) as error:
+    except _failures(datasets) as error:
         raise DataError(f"{name} cannot be read as Parquet: {error}") from error
 
 
@@ -195,7 +201,7 @@ def _hub_rows(hub_id: str, name: str) -> Iterator[Row]:
     config = rest[0] if len(rest) == 2 else None
     try:
         table = datasets.load_dataset(path, config, split=split)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except _failures(datasets) as error:
         raise DataError(f"{name} is no file, and as a hub id it cannot be read: {error}") from error
     for number, values in enumerate(table, start=1):
         yield Row(values, name, number, "row")
