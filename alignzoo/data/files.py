@@ -19,7 +19,7 @@ from alignzoo.errors import DataError
 
 MAX_LINE_BYTES = 64 * 2**20
 MAX_EXPANSION = 200  # times; text packs to a quarter, and the same row again and again to 1/1000
-MIN_EXPANSION_BYTES = 4 * 2**20  # unpacked bytes from which the factor counts
+MIN_EXPANSION_BYTES = 16 * 2**20  # unpacked bytes from which the factor counts
 ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"PK": "zip"}
 HAN_PAIR = re.compile(rb"[\xa1-\xf7][\xa1-\xfe]")  # two bytes of GB 2312, as GBK writes Chinese
 HIGH = re.compile(rb"[\x80-\xff]")
