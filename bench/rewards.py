@@ -506,25 +506,30 @@ def run_case(name: str, seed: int, train_file: Path, eval_file: Path | None) -> 
     return run(next(c for c in CASES if c.name == name), seed, train_file, eval_file)
 
 
-def main() -> None:
-    given = parse()
-    known = json.loads(given.out.read_text())["summary"] if given.out.exists() else []
-    summaries = {line["case"]: line for line in known}
-    for case, folds in folds_of(given):
-        summaries[case.name] = summarise(case, folds)
-        shown = list(table([summaries[case.name]]))
-        print("\n".join(shown[2:]), flush=True)
-        if case.target is not None:
-            reached = summaries[case.name]["measures"][f"zoo: {case.metric}"]["value"]
-            print(f"  to reach: {case.target}; reached: {reached >= case.target}", flush=True)
-    ordered = [summaries[case.name] for case in CASES if case.name in summaries]
+def write_results(path: Path, ordered: Sequence[Mapping[str, Any]]) -> None:
+    """Writes what is known so far, and of which machine and versions."""
     facts = {
         "machine": platform.processor() or platform.machine(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("alignzoo", "scikit-learn", "scipy", "numpy")},
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"facts": facts, "summary": ordered}, allow_nan=False) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"facts": facts, "summary": ordered}, allow_nan=False) + "\n")
+
+
+def main() -> None:
+    given = parse()
+    known = json.loads(given.out.read_text())["summary"] if given.out.exists() else []
+    summaries = {line["case"]: line for line in known}
+    ordered: list[dict[str, Any]] = []
+    for case, folds in folds_of(given):
+        summaries[case.name] = summarise(case, folds)
+        print("\n".join(list(table([summaries[case.name]]))[2:]), flush=True)
+        if case.target is not None:
+            reached = summaries[case.name]["measures"][f"zoo: {case.metric}"]["value"]
+            print(f"  to reach: {case.target}; reached: {reached >= case.target}", flush=True)
+        ordered = [summaries[c.name] for c in CASES if c.name in summaries]
+        write_results(given.out, ordered)
     lines = list(table(ordered))
     print("\n".join(lines))
     if given.write_docs:

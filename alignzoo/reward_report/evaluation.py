@@ -201,7 +201,8 @@ def _notes(judged: Judged) -> list[str]:
 def histogram(judged: Judged) -> Histogram:
     """Returns how the scores are spread, by what people said: stripes of equal width."""
     parts = _parts(judged)
-    low, high = float(judged.scores.min()), float(judged.scores.max())
+    shown = np.concatenate(list(parts.values()))
+    low, high = float(shown.min()), float(shown.max())
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, NUM_STRIPES + 1)

@@ -14,6 +14,7 @@ from alignzoo.report.run_config import short_name
 from alignzoo.report.samples import Text, Turn, to_text, to_turns, visible
 from alignzoo.reward_report.evaluation import MAX_TEXT, Disagreement, Evaluation, Histogram
 from alignzoo.reward_report.intervals import Measure
+from alignzoo.reward_report.judged import ONE_PROMPT
 from alignzoo.reward_report.measures import Calibration
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def render(report: RewardReport) -> str:
         ece=_ece(found),
         first_is=found.first_is if found is not None else "",
         pairs=f"{found.num_pairs:,}" if found is not None else "",
-        pairs_of=found.pairs_of if found is not None else "",
+        within_prompts=found is not None and found.pairs_of == ONE_PROMPT,
         curve=report.overoptimisation,
         mistakes=[_mistake(worst) for worst in (found.disagreements if found else [])],
         config=run_report.config_sections(_configuration(report)),
@@ -197,7 +198,6 @@ def histogram_chart(found: Histogram) -> Chart:
         name: [count / max(1, sum(counts)) for count in counts]
         for name, counts in found.counts.items()
     }
-    # Ratings may lie outside of the scores' range; what lies in it is drawn.
     x = value_axis(found.edges, downwards=False)
     y = value_axis([0.0, *(share for values in shares.values() for share in values)])
     lines = [
