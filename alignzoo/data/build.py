@@ -143,13 +143,13 @@ def _task_of(row: Row, tasks: Mapping[str, Mapping[str, Any]] | None) -> Mapping
     if tasks is None:
         return {}
     name = row.values.get("task")
-    if name not in tasks:
+    if not isinstance(name, str) or name not in tasks:
         given = f"the task '{name}'" if isinstance(name, str) else "no text in the column 'task'"
         raise DataError(
             f"{row.where}: {given}, which is none of the {len(tasks)} tasks."
             f"{did_you_mean(str(name), tasks)} Add it to the tasks, or leave the row out."
         )
-    return tasks[str(name)]
+    return tasks[name]
 
 
 def _outputs(row: Row) -> Sequence[Any] | None:

@@ -90,7 +90,7 @@ def read_number(row: Row, column: str, value: Any) -> float:
             raise ValueError
         text = str(value).strip().lower()
         number = TRUTHS[text] if text in TRUTHS else float(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # a whole number may be larger than any float
         raise wrong(row, column, value, "a number, true or false") from None
     if math.isinf(number):
         raise wrong(row, column, value, "a finite number")

@@ -112,10 +112,12 @@ def _message(row: Row, column: str, message: Any) -> dict[str, str]:
 def _of_speaker(row: Row, column: str, message: Mapping[str, Any]) -> dict[str, Any]:
     """Returns ShareGPT's `from` and `value` as `role` and `content`."""
     speaker = message["from"]
+    if not isinstance(speaker, str):
+        raise wrong(row, f"{column}.from", speaker, "text")
     if speaker not in SPEAKERS:
         raise DataError(
             f"{row.where}: '{column}' is from '{speaker}'; expected one of "
-            f"{', '.join(SPEAKERS)}.{did_you_mean(str(speaker), SPEAKERS)}"
+            f"{', '.join(SPEAKERS)}.{did_you_mean(speaker, SPEAKERS)}"
         )
     others = {key: value for key, value in message.items() if key not in ("from", "value")}
     return {"role": SPEAKERS[speaker], "content": message["value"], **others}

@@ -131,6 +131,7 @@ BAD_INPUT: dict[str, tuple[Any, Any, str]] = {
         r"instances\[0\]: the task 't11', which is none of the 2 tasks\. Did you mean 't1'\?",
     ),
     "no task": ([{"input": "x"}], TASKS, r"instances\[0\]: no text in the column 'task'"),
+    "task that is no text": ([{"task": ["t1"], "input": "x"}], TASKS, "no text in the column 'tas"),
     "task without a name": (INSTANCES, [{"definition": "x"}], r"tasks\[0\]: no name in the column"),
     "task twice": (INSTANCES, [*TASKS, TASKS[0]], r"tasks\[2\]: the task 't1' stands twice"),
     "no column": (

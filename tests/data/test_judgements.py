@@ -204,6 +204,7 @@ BAD_RATINGS: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"prompt": "a", "completion": "b", "rating": "good"}, "column 'rating' holds text"),
     "list": ({"prompt": "a", "completion": "b", "label": [1]}, "column 'label' holds a list; expe"),
     "infinite": ({"prompt": "a", "completion": "b", "rating": math.inf}, "expected a finite numb"),
+    "huge": ({"prompt": "a", "completion": "b", "rating": 10**400}, "holds the number of 1329 bit"),
 }  # fmt: skip
 
 

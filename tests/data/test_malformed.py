@@ -196,6 +196,12 @@ CASES: dict[str, Case] = {
         lines({"conversations": [{"from": "humn", "value": "x"}]}),
         r"line 1: 'conversations\[0\]' is from 'humn'; expected .* Did you mean 'human'",
     ),
+    "speaker that is no text": (
+        read_demonstrations,
+        "a.jsonl",
+        lines({"conversations": [{"from": ["human"], "value": "x"}]}),
+        r"line 1: column 'conversations\[0\]\.from' holds a list; expected text",
+    ),
     "picture": (
         read_prompts,
         "a.jsonl",
