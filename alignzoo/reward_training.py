@@ -8,8 +8,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,7 @@ def train_reward(
     columns: Mapping[str, str] | None = None,
     record: Mapping[str, Any] | None = None,
     best_of_n: BestOfN | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> RewardReport:
     """Trains a reward, measures it on held-out prompts and writes it to a new folder.
 
@@ -71,6 +72,7 @@ def train_reward(
         columns: what the data calls our columns, by ours.
         record: what reward.json says besides: id, distribution, version, revision.
         best_of_n: adds the curve of true against proxy score under best-of-n.
+        say: is called with a line whenever a new part of the work begins.
     Raises:
         ConfigError: the reward is a rule, the folder is taken, or an option is wrong.
         DataError: a row is wrong, or there is nothing to learn or to measure; it says where.
@@ -83,13 +85,13 @@ def train_reward(
     judgements = read_and_split(reward, data, eval_data, eval_fraction, columns or {})
     if best_of_n is not None:
         best_of_n = best_of_n.with_prompts(judgements.held_out)
+    train_rows, held_out_rows = len(judgements.train), len(judgements.held_out)
+    say(f"{train_rows:,} rows to learn from, {held_out_rows:,} held out ({judgements.kind})")
     measures = fit_reward(reward, judgements.train, seed=seed)
-    report = _report(reward, judgements, measures, seed, best_of_n)
+    report = _report(reward, judgements, measures, seed, best_of_n, say)
     about = _about(reward, judgements, seed, record or {})
     about["seconds"] = round(time.perf_counter() - began, 3)
-    report = RewardReport(
-        about, report.fit, report.held_out, report.training, report.overoptimisation, report.notes
-    )
+    report = replace(report, about=about)
     _write(reward, report, judgements, folder)
     return report
 
@@ -111,15 +113,18 @@ def check_free(folder: Path) -> None:
     """Checks that a reward can be written to the folder without writing over anything.
 
     Raises:
-        ConfigError: it holds a reward already, or other files, or is a file.
+        ConfigError: it holds a reward already, or other files, is a file, or cannot be looked at.
     """
-    if (folder / TRAINED_REWARD_FILE).exists():
-        raise ConfigError(f"out '{folder}' already holds a trained reward; give another folder")
-    for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            raise ConfigError(f"out: '{path}' is a file; expected a folder to make")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"out '{folder}' is not empty; give a new folder")
+    try:
+        if (folder / TRAINED_REWARD_FILE).exists():
+            raise ConfigError(f"out '{folder}' already holds a trained reward; give another folder")
+        for path in (folder, *folder.parents):
+            if path.exists() and not path.is_dir():
+                raise ConfigError(f"out: '{path}' is a file; expected a folder to make")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigError(f"out '{folder}' is not empty; give a new folder")
+    except OSError as error:
+        raise ConfigError(f"out '{folder}' cannot be written: {error.strerror or error}") from error
 
 
 def read_and_split(
@@ -188,7 +193,9 @@ def _report(
     fit: Mapping[str, float],
     seed: int,
     best_of_n: BestOfN | None,
+    say: Callable[[str], None],
 ) -> RewardReport:
+    say("measuring")
     ratings = [
         item.truth
         for item in list_items(judgements.kind, judgements.train)
@@ -212,6 +219,7 @@ def _report(
     if best_of_n is not None:
         from alignzoo.overoptimisation import overoptimise
 
+        say(f"drawing the curve of best-of-{best_of_n.best_of}")
         curve = overoptimise(reward, best_of_n, seed=seed)
     notes = [*judgements.notes, *(held_out.notes if held_out is not None else [])]
     return RewardReport({}, fit, held_out, training, curve, notes)

@@ -52,15 +52,20 @@ def run(arguments: list[str]) -> int:
         eval_fraction=given.eval_fraction,
         record=_record(entry, given),
         best_of_n=_best_of_n(given, reward, found) if given.overoptimise else None,
+        say=_say,
     )
     for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+        _say(f"note: {note}")
     print(report.summary())
     if report.overoptimisation is not None:
         print(report.overoptimisation.summary())
     print(f"reward: {given.out}")
     print(f"report: {Path(given.out) / 'report.html'}")
     return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _reward_id(arguments: list[str]) -> tuple[str, list[str]]:
