@@ -17,6 +17,7 @@ from alignzoo.data.kinds import NO_COLUMNS, rename
 from alignzoo.data.row import DataSource
 from alignzoo.data.rows import iterate_rows
 from alignzoo.data.splits import prompt_key
+from alignzoo.data.trees import gather_trees
 from alignzoo.errors import DataError
 
 MAX_CLASSES = 20
@@ -93,7 +94,7 @@ def check_data(
         if len(found.problems) < max_problems:
             found.problems.append(str(error))
 
-    for row in iterate_rows(source, on_error=note):
+    for row in gather_trees(iterate_rows(source, on_error=note)):
         found.rows += 1
         tally.columns.update(map(str, row.values))
         try:

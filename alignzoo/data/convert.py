@@ -14,7 +14,13 @@ from alignzoo.data.kinds import JUDGEMENTS, NO_COLUMNS, has_marks, rename
 from alignzoo.data.messages import is_transcript
 from alignzoo.data.row import OnError, Row, refuse
 from alignzoo.data.schemas import Demonstration, PromptRow, read_demonstrations, read_prompts
-from alignzoo.data.trees import demonstration_rows, is_tree, ranking_rows
+from alignzoo.data.trees import (
+    demonstration_rows,
+    gather_trees,
+    is_message,
+    is_tree,
+    ranking_rows,
+)
 from alignzoo.errors import ConfigError, DataError, did_you_mean
 
 READERS: Mapping[str, Callable[..., list[Any]]] = {
@@ -59,6 +65,11 @@ def find_data_kind(row: Row) -> str:
     Raises:
         DataError: it is of no kind; the message names its columns.
     """
+    if is_message(row):
+        raise DataError(
+            f"{row.where}: this is one message of a tree; make the file of trees another kind "
+            "first, as `alignzoo data convert --to rankings` and `--to demonstrations` do."
+        )
     if is_tree(row):
         return "rankings"
     for kind in JUDGEMENTS:
@@ -121,7 +132,7 @@ def convert_rows(
     kind = source and check_kind(source)
     if kind and kind != check_kind(to) and kind not in SOURCES.get(to, ()):
         raise ConfigError(f"{to} cannot be made of {kind}; expected one of {_makers(to)}")
-    for row in rows:
+    for row in gather_trees(rows):
         try:
             row = rename(row, columns)
             kind = kind or source_kind(row, to)

@@ -31,7 +31,7 @@ from alignzoo.data.judgements import (
 )
 from alignzoo.data.row import DataSource, Row
 from alignzoo.data.rows import read_rows
-from alignzoo.data.trees import is_tree
+from alignzoo.data.trees import gather_trees, is_tree
 from alignzoo.errors import ConfigError, DataError, did_you_mean
 
 NO_COLUMNS: Mapping[str, str] = {}
@@ -110,7 +110,7 @@ def read_judgements(
             typed = JUDGEMENTS[kind].row_type
             if len(source) and all(isinstance(item, typed) for item in source):
                 return kind, list(source)
-    rows = [rename(row, columns) for row in read_rows(source, name=name)]
+    rows = list(gather_trees(rename(row, columns) for row in read_rows(source, name=name)))
     kind = find_kind(rows[0], kinds)
     return kind, JUDGEMENTS[kind].read(rows)
 

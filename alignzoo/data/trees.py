@@ -3,11 +3,14 @@
 One row is a tree: `{"prompt": {"role": "prompter", "text": ..., "replies": [{"role": "assistant",
 "text": ..., "rank": 0, "replies": [...]}, ...]}}`, or the object of its first message alone.
 Messages that were deleted or did not pass review are left out, with all that follows them.
+
+A file may also hold one message a row, each with `message_id` and the `parent_id` it answers; such
+rows are gathered into trees first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,6 +19,8 @@ from alignzoo.data.row import Row
 from alignzoo.errors import DataError
 
 TREE_ROLES = {"prompter": "user", "assistant": "assistant"}
+MESSAGE_COLUMNS = {"message_id", "parent_id", "text", "role"}
+MAX_TURNS = 200  # from the root of a tree to a leaf
 
 
 class Turn(NamedTuple):
@@ -35,9 +40,60 @@ def is_tree(row: Row) -> bool:
     return _root(row) is not None
 
 
-def ranking_rows(rows: Sequence[Row]) -> Iterator[Row]:
-    """Yields the rows, each tree as one ranking per prompt with two or more ranked replies."""
+def is_message(row: Row) -> bool:
+    """Whether a row is one message of a tree, which names the one it answers."""
+    return set(row.values) >= MESSAGE_COLUMNS
+
+
+def gather_trees(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yields the rows; those that are messages of trees as trees, at the end, by their root.
+
+    Raises:
+        DataError: a message has no id or one that is another's, or answers none that is there.
+    """
+    messages: dict[str, tuple[Row, dict[str, Any]]] = {}
     for row in rows:
+        if not is_message(row):
+            yield row
+            continue
+        name = row.values["message_id"]
+        if not isinstance(name, str) or name in messages:
+            what = "stands twice" if isinstance(name, str) else "is no text"
+            raise DataError(f"{row.where}: the message_id {what}; give each message its own.")
+        messages[name] = (row, {**row.values, "replies": []})
+    for row, node in messages.values():
+        parent = node["parent_id"]
+        if parent is not None and (not isinstance(parent, str) or parent not in messages):
+            raise DataError(
+                f"{row.where}: the parent_id is that of no message; add the message that this one "
+                "answers, or leave this one out."
+            )
+        if parent is not None:
+            messages[parent][1]["replies"].append(node)
+    yield from _roots(messages)
+
+
+def _roots(messages: Mapping[str, tuple[Row, dict[str, Any]]]) -> Iterator[Row]:
+    """Yields the trees of messages that were linked, if every message is in one."""
+    level = [node for _, node in messages.values() if node["parent_id"] is None]
+    reached, depth = len(level), 1
+    while level := [reply for node in level for reply in node["replies"]]:
+        reached, depth = reached + len(level), depth + 1
+    if reached < len(messages) or depth > MAX_TURNS:
+        row = next(iter(messages.values()))[0]
+        raise DataError(
+            f"{row.source}: messages answer each other in a circle, or over {MAX_TURNS} in a row; "
+            "expected trees of messages that begin with one whose parent_id is null."
+        )
+    for row, node in messages.values():
+        if node["parent_id"] is None:
+            known = {"message_tree_id", "lang"} & set(row.values)
+            yield replace(row, values={**{key: row.values[key] for key in known}, "prompt": node})
+
+
+def ranking_rows(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yields the rows, each tree as one ranking per prompt with two or more ranked replies."""
+    for row in gather_trees(rows):
         if not is_tree(row):
             yield row
             continue
@@ -47,12 +103,12 @@ def ranking_rows(rows: Sequence[Row]) -> Iterator[Row]:
                 yield _derived(row, prompt=turn.prompt, completions=replies)
 
 
-def demonstration_rows(rows: Sequence[Row]) -> Iterator[Row]:
+def demonstration_rows(rows: Iterable[Row]) -> Iterator[Row]:
     """Yields the rows, each tree as one demonstration per prompt: the best reply to it.
 
     So each such reply is learned once, after all that was said before it.
     """
-    for row in rows:
+    for row in gather_trees(rows):
         if not is_tree(row):
             yield row
             continue

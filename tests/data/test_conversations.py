@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from alignzoo.data import (
+    check_data,
     read_demonstrations,
+    read_judgements,
     read_preferences,
     read_prompts,
     read_rankings,
+    read_rows,
 )
+from alignzoo.data.convert import find_data_kind
 from alignzoo.errors import DataError
 
 USER = {"role": "user", "content": "hi"}
@@ -164,6 +168,58 @@ def test_a_tree_may_be_its_first_message_alone() -> None:
 def test_trees_without_ranked_replies_are_an_error() -> None:
     with pytest.raises(DataError, match="data ranks no replies"):
         read_rankings([tree(reply("only", rank=0))])
+
+
+# -- one message of a tree a row -----------------------------------------------------------------
+
+
+def flat(values: dict[str, Any], parent: str | None = None, name: str = "m") -> list[Any]:
+    """Returns a node and those below it as rows of their own."""
+    replies = values["replies"]
+    row = {**values, "message_id": name, "parent_id": parent}
+    del row["replies"]
+    below = [flat(reply, name, f"{name}.{i}") for i, reply in enumerate(replies)]
+    return [row, *(message for part in below for message in part)]
+
+
+def test_messages_that_name_what_they_answer_are_gathered_into_trees() -> None:
+    rows = [*flat(GROWN["prompt"], name="a"), *flat(tree(reply("only"))["prompt"], name="b")][::-1]
+    for read in (read_rankings, read_demonstrations):
+        expected = [(row.prompt, contents_of(row)) for row in read([GROWN, tree(reply("only"))])]
+        found = [(row.prompt, contents_of(row)) for row in read(rows)]
+        assert sorted(found, key=repr) == sorted(expected, key=repr)
+    assert read_judgements(rows, ["preferences", "rankings"])[0] == "rankings"
+    assert check_data(rows).kind == "rankings"
+
+
+def contents_of(row: Any) -> Any:
+    return getattr(row, "completions", None) or row.completion
+
+
+MESSAGES = flat(tree(reply("x"))["prompt"])
+BAD_MESSAGES: dict[str, tuple[list[Any], str]] = {
+    "twice": ([*MESSAGES, MESSAGES[0]], r"data\[2\]: the message_id stands twice"),
+    "no text": ([{**MESSAGES[0], "message_id": 3}], r"data\[0\]: the message_id is no text"),
+    "orphan": (MESSAGES[1:], r"data\[0\]: the parent_id is that of no message; add the message"),
+    "circle": ([{**MESSAGES[0], "parent_id": "m.0"}, MESSAGES[1]], "data: messages answer each"),
+    "endless": (
+        [{**MESSAGES[1], "message_id": str(i), "parent_id": str(i - 1) if i else None}
+         for i in range(300)],
+        "data: messages answer each other in a circle, or over 200 in a row",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_MESSAGES)
+def test_messages_that_make_no_tree_are_named(case: str) -> None:
+    rows, message = BAD_MESSAGES[case]
+    with pytest.raises(DataError, match=message):
+        read_rankings(rows)
+
+
+def test_one_message_of_a_tree_is_of_no_kind_by_itself() -> None:
+    with pytest.raises(DataError, match=r"data\[0\]: this is one message of a tree; make the file"):
+        find_data_kind(read_rows(MESSAGES)[0])
 
 
 BAD_TREES: dict[str, tuple[dict[str, Any], str]] = {
