@@ -235,3 +235,14 @@ def test_a_plugin_that_is_not_there_any_more_is_named(folder: Path, capsys: Any)
     code = cli.main(["score", "--reward", "rm", "--data", "rows.jsonl", "--out", "scored.jsonl"])
     assert code == 2
     assert "was trained by reward 'words', which is not installed" in capsys.readouterr().err
+
+
+def test_texts_with_labels_of_their_own_names_are_learned_from(
+    folder: Path, data_dir: Path, capsys: Any
+) -> None:
+    lines = (data_dir / "cold_zh_train.jsonl").read_text(encoding="utf-8").splitlines()[:400]
+    (folder / "cold.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    columns = {"columns": '{"completion": "text", "label": "offensive"}'}
+    small = {"features": "characters", "character_ngrams": 2, "max_features": 1000, "l2": 0.1}
+    assert train("classification", data="cold.jsonl", **columns, **small) == 0
+    assert re.match(r"held out, \d+ labels: macro_f1 0\.", capsys.readouterr().out)

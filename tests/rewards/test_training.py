@@ -341,6 +341,20 @@ def test_a_curve_without_prompts_is_refused_before_anything_is_learned(tmp_path:
         train(tmp_path / "rm", rows=rows, reward=NeverFitted(WordsConfig()), best_of_n=source)
 
 
+@pytest.mark.parametrize("file", ["hh_harmless_pairs.jsonl", "oasst_rankings.jsonl"])
+def test_real_judgements_are_reported_beside_their_baselines(
+    file: str, data_dir: Path, tmp_path: Path
+) -> None:
+    report = train(tmp_path / "rm", rows=data_dir / file, reward=Words(WordsConfig()))
+    assert report.held_out is not None
+    assert report.held_out.num_prompts > 70
+    assert report.notes == []
+    found = report.held_out.baselines["longer wins"]
+    assert found.high - found.low < 0.2
+    # people preferred the longer reply of these assistants, and the shorter of those
+    assert (found.low > 0.5) == file.startswith("oasst")
+
+
 def saved_record(folder: Path, **changes: Any) -> Path:
     folder.mkdir()
     (folder / "reward.json").write_text(json.dumps({**RECORD, "options": {}, **changes}))
