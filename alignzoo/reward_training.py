@@ -19,9 +19,9 @@ import numpy as np
 from alignzoo.data import dataset_fingerprint, read_judgements
 from alignzoo.errors import ConfigError, DataError, RunError
 from alignzoo.reward import RewardModel, declared_arguments
+from alignzoo.reward_folder import TRAINED_REWARD_FILE
 from alignzoo.reward_report import RewardReport, evaluate, quick_metrics, write_reward_report
 from alignzoo.reward_report.judged import list_items, score_items
-from alignzoo.scoring import TRAINED_REWARD_FILE
 
 if TYPE_CHECKING:
     from alignzoo.overoptimisation import BestOfN

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,19 +16,17 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignzoo.errors import AlignzooError, ConfigError, DataError, PluginError
+from alignzoo.errors import AlignzooError, ConfigError, PluginError
 from alignzoo.reward import FunctionReward, Prompt, RewardModel, declared_arguments, load_function
+from alignzoo.reward_folder import RewardRegistry, load_trained_reward
 
 # Columns of these names do not reach a reward: they are its own arguments.
 RESERVED_COLUMNS = frozenset({"self", "prompts", "responses", "completions"})
-TRAINED_REWARD_FILE = "reward.json"
-
-logger = logging.getLogger("alignzoo")
 
 
 class WeightedReward(NamedTuple):
@@ -237,27 +234,6 @@ def _as_term(reward: Any) -> WeightedReward:
     )
 
 
-class RewardEntry(Protocol):
-    """What a registry knows of one reward."""
-
-    @property
-    def label(self) -> str:
-        """What errors call it: its id, plugin and version."""
-
-
-class RewardRegistry(Protocol):
-    """What this module asks of the registry it is handed."""
-
-    def matches(self, kind: Literal["reward"], id: str, /) -> Sequence[Any]:
-        """Returns every reward that `id`, or `distribution:id`, may mean."""
-
-    def find(self, kind: Literal["reward"], id: str, /) -> RewardEntry:
-        """Returns the one reward that `id` means, or raises ConfigError."""
-
-    def build(self, kind: Literal["reward"], id: str, options: Mapping[str, Any], /) -> Any:
-        """Returns that reward, made with `options`."""
-
-
 class ParsedReward(NamedTuple):
     """What a reward's text says; `name` is the id, `file.py:function` or folder."""
 
@@ -350,70 +326,6 @@ def _explain_unknown(name: str, is_known: Callable[[str], bool]) -> None:
             f"no folder {name}. A reward is an id (`alignzoo list`), file.py:function, or a folder "
             "that `alignzoo train-reward` wrote."
         )
-
-
-def load_trained_reward(folder: Path, registry: RewardRegistry) -> RewardModel:
-    """Returns the reward that `alignzoo train-reward` wrote into `folder`.
-
-    `reward.json` there holds its `id` and `options`; the reward itself reads the rest. One that
-    was trained by another revision of its plugin is loaded with a warning.
-
-    Raises:
-        ConfigError: the folder is no trained reward, or its plugin is not installed.
-        DataError: a file in it is damaged.
-    """
-    record = _read_record(folder / TRAINED_REWARD_FILE)
-    id = _installed_id(record, folder, registry)
-    reward: RewardModel = registry.build("reward", id, record.get("options", {}))
-    now = getattr(getattr(registry.find("reward", id), "spec", None), "revision", None)
-    then = record.get("revision")
-    if None not in (now, then) and now != then:
-        logger.warning(
-            "%s was trained by revision %s of reward '%s', and revision %s is installed; it may "
-            "score otherwise than it was measured",
-            folder,
-            then,
-            id,
-            now,
-        )
-    reward.load(folder)
-    return reward
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """Returns what reward.json says."""
-    if not path.is_file():
-        raise ConfigError(
-            f"{path.parent} is no trained reward: it has no {path.name}, which "
-            "`alignzoo train-reward` writes."
-        )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or "id" not in record:
-            raise ValueError("it is none")
-        if not isinstance(record.get("options", {}), dict):
-            raise ValueError("its 'options' are none")
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged: expected an object with 'id' ({error}).") from error
-    if record["id"] is None:
-        raise ConfigError(
-            f"{path} does not say which reward it is, since it was trained from Python without an "
-            "id: give train_reward record={'id': ...}, or load it there."
-        )
-    return record
-
-
-def _installed_id(record: Mapping[str, Any], folder: Path, registry: RewardRegistry) -> str:
-    """Returns the id under which the registry has the reward, qualified where two own it."""
-    id, owner = str(record["id"]), record.get("distribution")
-    found = registry.matches("reward", id)
-    if not found:
-        source = f" of {owner} {record.get('version') or ''}".rstrip() if owner else ""
-        raise ConfigError(
-            f"{folder} was trained by reward '{id}'{source}, which is not installed; install it, "
-            "or name its module with -p."
-        )
-    return f"{owner}:{id}" if owner and len(found) > 1 else id
 
 
 def resolve_rewards(texts: Sequence[str], registry: RewardRegistry) -> RewardSum:

@@ -18,9 +18,10 @@ import alignzoo as az
 from alignzoo import overoptimisation
 from alignzoo.errors import ConfigError, DataError, RunError
 from alignzoo.overoptimisation import BestOfN
+from alignzoo.reward_folder import load_trained_reward
 from alignzoo.reward_report import RewardReport
 from alignzoo.reward_training import train_reward
-from alignzoo.scoring import RewardSum, load_trained_reward
+from alignzoo.scoring import RewardSum
 
 GOOD, BAD = ["kind", "clear", "right", "short"], ["rude", "vague", "wrong", "long"]
 RECORD = {"id": "words", "distribution": "small", "version": "1.0", "revision": 3}
