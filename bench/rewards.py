@@ -384,15 +384,16 @@ def _group_places(judged: Judged, number: Mapping[bytes, int]) -> Numbers:
 
 def table(summaries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yields the lines of the table in docs/rewards."""
-    heads = ("data", "reward", "figure", "held out, 95 %", "character n-grams", "gain, 95 %")
-    yield f"| {' | '.join((*heads, 'longer wins', 'first wins'))} |"
-    yield "|" + "---|" * (len(heads) + 2)
+    heads = ("data", "reward", "splits", "figure", "held out, 95 %", "character n-grams")
+    yield f"| {' | '.join((*heads, 'gain, 95 %', 'longer wins', 'first wins'))} |"
+    yield "|" + "---|" * (len(heads) + 3)
     for line in summaries:
         found = {name: _measure(value) for name, value in line["measures"].items()}
         beside = found[f"character n-grams: {line['metric']}"]
         cells = [
             f"`{line['case']}`",
             f"`{line['reward']}`",
+            str(line["seeds"]),
             line["metric"].replace("_", " "),
             str(found[f"zoo: {line['metric']}"]),
             f"{beside.value:.3f}",
@@ -401,11 +402,12 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"{found['null: first wins'].value:.3f}",
         ]
         yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield "Null baselines are accuracies over comparisons of two held-out responses."
     for line in summaries:
         if "gain over against" in line["measures"]:
             without = _measure(line["measures"][f"against: {line['metric']}"])
             gain = _measure(line["measures"]["gain over against"])
-            yield ""
             yield (
                 f"`{line['case']}` without the feedback: {without}; with it "
                 f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})."
@@ -454,7 +456,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Returns the command line; `files` and `eval_files` are paths by name."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = [case.name for case in CASES]
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(names)}; default all")
+    parser.add_argument(
+        "names", nargs="*", help=f"of {', '.join(names)}; default all; none measures nothing"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="splits of each data set")
     parser.add_argument("--jobs", type=int, default=2, help="fits at a time, one thread each")
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("ALIGNZOO_DATA"))
@@ -467,7 +471,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("bench/results/rewards.json"))
     parser.add_argument("--write-docs", action="store_true")
     given = parser.parse_args(arguments)
-    unknown = set(given.names) - {*names, "all"}
+    unknown = set(given.names) - {*names, "all", "none"}
     if unknown:
         parser.error(f"no data set is called {', '.join(sorted(unknown))}; there are {names}")
     if given.seeds < 1:
@@ -521,10 +525,10 @@ def main() -> None:
     given = parse()
     known = json.loads(given.out.read_text())["summary"] if given.out.exists() else []
     summaries = {line["case"]: line for line in known}
-    ordered: list[dict[str, Any]] = []
+    ordered = known
     for case, folds in folds_of(given):
         summaries[case.name] = summarise(case, folds)
-        print("\n".join(list(table([summaries[case.name]]))[2:]), flush=True)
+        print(list(table([summaries[case.name]]))[2], flush=True)
         if case.target is not None:
             reached = summaries[case.name]["measures"][f"zoo: {case.metric}"]["value"]
             print(f"  to reach: {case.target}; reached: {reached >= case.target}", flush=True)
