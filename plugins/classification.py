@@ -12,6 +12,13 @@ their outputs into probabilities by a multinomial logistic regression on outputs
 not trained on: Platt's method, with one matrix where he has one slope. Either way what remains is
 W and b.
 
+With `contrast`, a run of words or characters is multiplied by
+
+    max_k log q_k - min_k log q_k,   q_k the share of the run among the runs in rows of class k,
+
+before either, and W by the same after: what classes use alike is penalised more. It is the
+weighting of Wang and Manning (2012), from naive Bayes, which they have for two classes.
+
 Unless given, l2 is chosen among GRID by cross-validation over prompts, as that with the highest
 likelihood of the labels held out.
 """
@@ -53,6 +60,7 @@ class ClassificationConfig(features.FeatureConfig):
     class_weight: Literal["none", "balanced"] = Field(
         "none", description="every row weighs the same, or every class does"
     )
+    contrast: bool = Field(True, description="runs that the classes use alike are penalised more")
     l2: float | None = Field(
         None,
         gt=0,
@@ -75,6 +83,21 @@ class Fitted(NamedTuple):
     intercept: NDArray[np.float64]
     l2: float
     cv_loss: float | None
+
+
+class _Rows(NamedTuple):
+    """Features [B, F], the first num_runs to be contrasted; labels, weights and parts [B]."""
+
+    x: Any
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    parts: NDArray[np.int64]
+    num_runs: int
+
+    def take(self, which: NDArray[np.bool_]) -> _Rows:
+        """Returns some of the rows."""
+        chosen = (column[which] for column in (self.x, self.labels, self.weights, self.parts))
+        return _Rows(*chosen, self.num_runs)
 
 
 class Classification(features.FeatureReward):
@@ -105,7 +128,9 @@ class Classification(features.FeatureReward):
         prompts, responses = [row.prompt for row in rows], [row.completion for row in rows]
         x = self.learn_features(prompts, responses)
         weights = _row_weights(labels, self.config.class_weight)
-        fitted = _fit(self.config, x, labels, weights, self.assign_folds(prompts, responses))
+        num_runs = self.features.num_runs if self.config.contrast else 0
+        rows_given = _Rows(x, labels, weights, self.assign_folds(prompts, responses), num_runs)
+        fitted = _fit(self.config, rows_given)
         self.settings = {"classes": values}
         self.arrays = {"weights": fitted.weights, "intercept": fitted.intercept}
         probabilities = _softmax(x @ fitted.weights.T + fitted.intercept)
@@ -171,40 +196,63 @@ def _row_weights(labels: NDArray[np.int64], class_weight: str) -> NDArray[np.flo
     return np.asarray(len(labels) / (len(counts) * counts[labels]), dtype=np.float64)
 
 
-def _fit(
-    config: ClassificationConfig,
-    x: Any,
-    labels: NDArray[np.int64],
-    weights: NDArray[np.float64],
-    parts: NDArray[np.int64],
-) -> Fitted:
+def _contrast(rows: _Rows) -> NDArray[np.float64]:
+    """Returns what each column is multiplied with, [F]: see the module; 1 for dense columns.
+
+    Counts are of rows that hold the run, one more in each class.
+    """
+    scale = np.ones(rows.x.shape[1])
+    if rows.num_runs:
+        held = (rows.x[:, : rows.num_runs] > 0).astype(np.float64)
+        counts = np.stack(
+            [1 + np.asarray(held[rows.labels == k].sum(0)).ravel() for k in set(rows.labels)]
+        )
+        logs = np.log(counts / counts.sum(1, keepdims=True))
+        scale[: rows.num_runs] = logs.max(0) - logs.min(0)
+    return scale
+
+
+def _fit(config: ClassificationConfig, rows: _Rows) -> Fitted:
     """Chooses l2 unless it is given, and calibrates what is no probability yet."""
     is_svm = config.model == "svm"
-    every_class = len(set(labels.tolist()))
-    can_hold_out = len(set(parts.tolist())) > 1 and all(
-        len(set(labels[parts != part].tolist())) == every_class for part in set(parts.tolist())
-    )
     grid = GRID[config.model] if config.l2 is None else (config.l2,)
-    best_loss, l2, calibration, worse = None, config.l2 or L2_UNTRIED, None, 0
-    if can_hold_out and (is_svm or config.l2 is None):
+    best_loss, l2, calibration, num_worse = None, config.l2 or L2_UNTRIED, None, 0
+    if _can_hold_out(rows) and (is_svm or config.l2 is None):
         for candidate in grid:
-            outputs = _held_out(_model(config.model, candidate, 1e-4), x, labels, weights, parts)
-            scale = _calibrate(outputs, labels, weights) if is_svm else None
+            outputs = _held_out(_model(config.model, candidate, 1e-4), rows)
+            scale = _calibrate(outputs, rows) if is_svm else None
             logits = outputs if scale is None else outputs @ scale[0].T + scale[1]
-            loss = _log_loss(_softmax(logits), labels, weights)
-            worse += 1
+            loss = _log_loss(_softmax(logits), rows.labels, rows.weights)
+            num_worse += 1
             if best_loss is None or loss < best_loss:
-                best_loss, l2, calibration, worse = loss, candidate, scale, 0
-            if worse == PATIENCE:
+                best_loss, l2, calibration, num_worse = loss, candidate, scale, 0
+            if num_worse == PATIENCE:
                 break  # from simple to complex, the likelihood rises and then falls
-    model = _model(config.model, l2, 1e-9).fit(x, labels, sample_weight=weights)
+    coefficients, intercept = _solve(_model(config.model, l2, 1e-9), rows)
     if is_svm and calibration is None:
-        calibration = _calibrate(_outputs(model, x), labels, weights)
-    coefficients, intercept = _linear(model)
+        calibration = _calibrate(np.asarray(rows.x @ coefficients.T + intercept), rows)
     if calibration is not None:
         slope, offset = calibration
         coefficients, intercept = slope @ coefficients, slope @ intercept + offset
     return Fitted(np.ascontiguousarray(coefficients), intercept, l2, best_loss)
+
+
+def _can_hold_out(rows: _Rows) -> bool:
+    """Whether every class is left when any part is held out."""
+    parts, every = set(rows.parts.tolist()), set(rows.labels.tolist())
+    return len(parts) > 1 and all(
+        set(rows.labels[rows.parts != part].tolist()) == every for part in parts
+    )
+
+
+def _solve(model: Any, rows: _Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the coefficients [K, F] and intercepts [K] that an estimator finds."""
+    from scipy.sparse import diags
+
+    scale = _contrast(rows)
+    model.fit(rows.x @ diags(scale), rows.labels, sample_weight=rows.weights)
+    coefficients, intercept = _linear(model)
+    return coefficients * scale, intercept
 
 
 def _model(kind: str, l2: float, tolerance: float) -> Any:
@@ -218,7 +266,7 @@ def _model(kind: str, l2: float, tolerance: float) -> Any:
 
 
 def _linear(model: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the coefficients and intercepts of an estimator, one row per class.
+    """Returns an estimator's coefficients and intercepts, one row per class.
 
     For two classes scikit-learn has one row, of the second class; the first class has zeros.
     """
@@ -229,34 +277,22 @@ def _linear(model: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return coefficients, intercept
 
 
-def _outputs(model: Any, x: Any) -> NDArray[np.float64]:
-    """Returns what the estimator says of each row before any calibration, [B, K]."""
-    coefficients, intercept = _linear(model)
-    return np.asarray(x @ coefficients.T + intercept)
-
-
-def _held_out(
-    model: Any,
-    x: Any,
-    labels: NDArray[np.int64],
-    weights: NDArray[np.float64],
-    parts: NDArray[np.int64],
-) -> NDArray[np.float64]:
+def _held_out(model: Any, rows: _Rows) -> NDArray[np.float64]:
     """Returns the outputs for each row of an estimator fitted to the other parts, [B, K]."""
-    outputs = np.zeros((len(labels), labels.max() + 1))
-    for part in sorted(set(parts.tolist())):
-        inside = parts == part
-        model.fit(x[~inside], labels[~inside], sample_weight=weights[~inside])
-        outputs[inside] = _outputs(model, x[inside])
+    outputs = np.zeros((len(rows.labels), rows.labels.max() + 1))
+    for part in sorted(set(rows.parts.tolist())):
+        inside = rows.parts == part
+        coefficients, intercept = _solve(model, rows.take(~inside))
+        outputs[inside] = rows.x[inside] @ coefficients.T + intercept
     return outputs
 
 
 def _calibrate(
-    outputs: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArray[np.float64]
+    outputs: NDArray[np.float64], rows: _Rows
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns slope [K, K] and offset [K] that turn outputs [B, K] into logits."""
-    model = _model("logistic", 1.0, 1e-9).fit(outputs, labels, sample_weight=weights)
-    return _linear(model)
+    model = _model("logistic", 1.0, 1e-9)
+    return _linear(model.fit(outputs, rows.labels, sample_weight=rows.weights))
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -86,6 +86,11 @@ class Features:
         return self._join(parts, self._dense(prompts, asked, texts))
 
     @property
+    def num_runs(self) -> int:
+        """How many columns are TF-IDF of runs; they come first, and are 0 or above."""
+        return sum(len(self._blocks[name].names()) for name in self._runs)
+
+    @property
     def _runs(self) -> list[str]:
         return [name for name in self.config.kinds if name in ("words", "characters")]
 

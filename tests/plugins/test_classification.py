@@ -49,7 +49,7 @@ def test_logistic_regression_equals_scikit_learns_optimum(
     from sklearn.linear_model import LogisticRegression
 
     data = [row for row in rows(noise=0.2) if row["label"] in names][:-7]
-    reward = make(l2=0.5, class_weight=weight)
+    reward = make(l2=0.5, class_weight=weight, contrast=False)
     reward.fit(data)
     responses = [row["completion"] for row in data]
     prompts = [row["prompt"] for row in data]
@@ -66,6 +66,25 @@ def test_logistic_regression_equals_scikit_learns_optimum(
     assert ours == pytest.approx(theirs.coef_, abs=1e-6)
     found = np.array(list(reward.class_probabilities(prompts, responses).values())).T
     assert found == pytest.approx(theirs.predict_proba(x), abs=1e-6)
+
+
+def test_contrast_is_the_optimum_on_columns_weighted_by_their_log_ratio() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    data = [row for row in rows(noise=0.2) if row["label"] != "medium"][:-7]
+    reward = make(l2=0.5)
+    reward.fit(data)
+    asked = [row["prompt"] for row in data], [row["completion"] for row in data]
+    x = reward.features.transform(*asked).toarray()
+    is_good = np.array([row["label"] == "good" for row in data])
+    names = reward.features.names()
+    is_run = np.array([name.startswith(("words", "characters")) for name in names])
+    counts = [1 + (x[is_good == good][:, is_run] > 0).sum(0) for good in (True, False)]
+    ratio = np.log((counts[0] / counts[0].sum()) / (counts[1] / counts[1].sum()))
+    x[:, is_run] *= np.abs(ratio)
+    theirs = LogisticRegression(C=2.0, tol=1e-12, max_iter=100_000).fit(x, is_good)
+    found = reward.class_probabilities(*asked)["good"]
+    assert found == pytest.approx(theirs.predict_proba(x)[:, 1], abs=1e-6)
 
 
 @pytest.mark.parametrize("model", ["logistic", "svm"])
@@ -145,7 +164,7 @@ def test_balanced_weights_raise_the_rare_class() -> None:
     data = [
         row for i, row in enumerate(rows(300, noise=0.4)) if row["label"] != "bad" or i % 8 == 0
     ]
-    probe = ["go away one two"]
+    probe = ["go away one two six one two"]
     found = {}
     for weight in ("none", "balanced"):
         reward = make(class_weight=weight, l2=1.0)
