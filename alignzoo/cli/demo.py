@@ -1,12 +1,15 @@
-"""`alignzoo demo`: instruction tuning and PPO on a model made from scratch, in a few minutes.
+"""`alignzoo demo`: the whole road on a model made from scratch, in a few minutes.
 
-A tiny model learns from generated instructions to write one sentence about what it is asked for;
-PPO then makes it write what a reward asks: sentences that are happy, in the park and of good
-length, and never sad. Nothing is downloaded.
+A tiny model learns from generated instructions to write one sentence about what it is asked for. A
+simulated annotator, who is wrong now and then, compares pairs of its sentences; a reward model
+learns from that, and PPO from the reward model. What the annotator wants is known here (sentences
+that are happy, in the park and of good length, and never sad), so every stage is also measured by
+the truth, and the reward model's report shows where the two part. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Sequence
@@ -24,6 +27,9 @@ from alignzoo.plugin_registry import make, make_reward
 if TYPE_CHECKING:
     from alignzoo.evaluation import ScoredResponses
     from alignzoo.policy import Policy
+    from alignzoo.reward import RewardModel
+    from alignzoo.reward_report import RewardReport
+    from alignzoo.scoring import RewardSum
 
 WHO = ("dog", "cat", "bird", "girl", "boy", "fox", "horse", "king", "baker", "frog")
 KIND = ("little", "old", "brown", "quiet", "clever", "small", "young", "lazy")
@@ -43,33 +49,46 @@ REWARD: dict[str, Any] = {
     "max_words": 14,
 }
 MAX_NEW_TOKENS = 72
+BEST_OF = 16
+STAGES = ("sft", "reward-model", "ppo")
 
 
 class DemoOptions(Config):
     """What `alignzoo demo` can be told."""
 
-    out: str = Field("demo-out", description="folder to make; holds both runs")
-    seed: int = Field(0, ge=0, description="of the data and both runs")
+    out: str = Field("demo-out", description="folder to make; holds every stage")
+    seed: int = Field(0, ge=0, description="of the data and of every stage")
     sft_steps: int = Field(600, gt=0, description="updates of instruction tuning")
-    ppo_steps: int = Field(50, gt=0, description="updates of PPO")
+    pairs: int = Field(1000, ge=40, description="pairs of responses that the annotator compares")
+    noise: float = Field(
+        0.1, ge=0, lt=0.5, description="share of the pairs where the annotator prefers the worse"
+    )
+    ppo_steps: int = Field(30, gt=0, description="updates of PPO")
     threads: int | None = Field(None, gt=0, description="CPU threads; default torch's own choice")
 
 
 def run(arguments: list[str]) -> int:
-    """Runs both stages and prints what each was worth."""
-    parser = Parser("demo", "Instruction tuning and PPO on a model made from scratch.")
+    """Runs every stage and prints what each was worth."""
+    parser = Parser("demo", "Instruction tuning, a reward model and PPO on a model from scratch.")
     options = OptionSet({"demo": DemoOptions})
     options.add_to(parser)
     given = options.read(parser.parse(arguments)).build(DemoOptions, "demo")
+    from alignzoo.reward_training import check_free
+
+    out = Path(given.out).expanduser()
+    for stage in STAGES:
+        check_free(out / stage)
     set_threads(given.threads)
     quiet_transformers()
     start = time.perf_counter()
-    stages = _run_stages(given)
-    _print_stages(stages)
-    print(f"\n{time.perf_counter() - start:.0f} s in all. Curves and samples:")
-    for name in ("sft", "ppo"):
-        print(f"  {Path(given.out) / name / 'report.html'}")
-    print(f"The aligned model, for transformers: {Path(given.out) / 'ppo' / 'final'}")
+    reward, report = _teach_and_compare(given, out)
+    lines = _align(given, out, reward)
+    _print_stages(_look_at_stages(given, out, reward), lines[-1])
+    _print_reward(report)
+    print(f"\n{time.perf_counter() - start:.0f} s in all. Curves, samples and the reward model:")
+    for stage in STAGES:
+        print(f"  {out / stage / 'report.html'}")
+    print(f"The aligned model, for transformers: {out / 'ppo' / 'final'}")
     return 0
 
 
@@ -93,20 +112,86 @@ def make_prompts() -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": ask.format(who=who)}] for who in WHO for ask in ASK]
 
 
-def _run_stages(options: DemoOptions) -> list[tuple[str, ScoredResponses, float | None]]:
-    """Returns, for each stage: its name, responses to the same prompts, and the KL in nats."""
+def compare(
+    prompts: Sequence[Any], texts: Sequence[str], truth: Sequence[float], *, noise: float, seed: int
+) -> list[dict[str, Any]]:
+    """Returns what an annotator says of neighbours, each two responses to one prompt.
+
+    The one with the higher true score is chosen, but for a share `noise` of the pairs; where both
+    are equally good, the annotator says so.
+    """
+    draw = random.Random(seed)
+    rows = []
+    for one in range(0, len(texts), 2):
+        best, worst = (one, one + 1) if truth[one] >= truth[one + 1] else (one + 1, one)
+        if draw.random() < noise:
+            best, worst = worst, best
+        if texts[best] == texts[worst]:
+            continue
+        row = {"prompt": prompts[one], "chosen": texts[best], "rejected": texts[worst]}
+        rows.append({**row, "tie": True} if truth[best] == truth[worst] else row)
+    return rows
+
+
+def _teach_and_compare(options: DemoOptions, out: Path) -> tuple[RewardModel, RewardReport]:
+    """Tunes the model, has its responses compared, and returns the reward model and its report."""
+    from alignzoo.overoptimisation import BestOfN
     from alignzoo.policy import Policy
-    from alignzoo.scoring import RewardSum
+    from alignzoo.reward_training import train_reward
+
+    print("1/4 instruction tuning: sft on generated instructions", flush=True)
+    _tune(options, out / "sft")
+    tuned = Policy.from_pretrained(out / "sft" / "final", seed=options.seed)
+    wrong = f"{options.noise:.0%} of them the wrong way round"
+    print(f"2/4 comparisons: {options.pairs} pairs by a simulated annotator, {wrong}", flush=True)
+    judged = _look(tuned, _truth(), options.seed + 1, num_samples=_num_samples(options))
+    rows = compare(
+        [prompt.row.prompt for prompt in judged.prompts],
+        [text.replace("\0", "") for text in judged.texts],  # no text of a file may hold one
+        judged.scores.total.tolist(),
+        noise=options.noise,
+        seed=options.seed,
+    )[: options.pairs]
+    write_pairs(out / "pairs.jsonl", rows)
+    print("3/4 reward model: preference on the tuned model", flush=True)
+    reward = make_reward(
+        "preference",
+        policy=str(out / "sft" / "final"),
+        learning_rate=5e-4,
+        minibatch_size=32,
+        num_epochs=2,
+    )
+    report = train_reward(
+        reward,
+        out / "pairs.jsonl",
+        out=out / "reward-model",
+        seed=options.seed,
+        record={"id": "preference"},
+        best_of_n=BestOfN(
+            policy=tuned, true_reward=_truth(), best_of=BEST_OF, max_new_tokens=MAX_NEW_TOKENS
+        ),
+    )
+    return reward, report
+
+
+def _num_samples(options: DemoOptions) -> int:
+    """Returns how many responses to each prompt make the pairs, an even number."""
+    return 2 * -(-options.pairs // len(make_prompts()))
+
+
+def write_pairs(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes rows as JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _tune(options: DemoOptions, out: Path) -> None:
+    from alignzoo.policy import Policy
     from alignzoo.trainer import Trainer
 
-    out, seed = Path(options.out), options.seed
-    reward = RewardSum.of(make_reward("keywords", **REWARD))
-    prompts = make_prompts()
-    policy = Policy.from_pretrained("tiny", seed=seed)
-    before = _look(policy, reward, prompts, seed)
-    print("1/2 instruction tuning: sft on generated instructions")
     Trainer(
-        policy=policy,
+        policy=Policy.from_pretrained("tiny", seed=options.seed),
         algorithm=make(
             "sft",
             learning_rate=2.5e-3,
@@ -114,61 +199,96 @@ def _run_stages(options: DemoOptions) -> list[tuple[str, ScoredResponses, float 
             schedule="cosine",
             decay_steps=options.sft_steps,
         ),
-        data=make_demonstrations(4000, seed),
-        out=out / "sft",
-        seed=seed,
+        data=make_demonstrations(4000, options.seed),
+        out=out,
+        seed=options.seed,
         batch_size=16,
         eval_every=options.sft_steps,
         checkpoint_every=options.sft_steps,
     ).run(options.sft_steps)
-    tuned = _look(policy, reward, prompts, seed)
-    print("2/2 alignment: ppo towards the keywords reward")
-    lines = Trainer(
-        policy=Policy.from_pretrained(out / "sft" / "final", seed=seed),
+
+
+def _align(options: DemoOptions, out: Path, reward: RewardModel) -> list[dict[str, Any]]:
+    """Runs PPO on the reward model; the truth is logged beside it and not learned from."""
+    from alignzoo.policy import Policy
+    from alignzoo.trainer import Trainer
+
+    print("4/4 alignment: ppo towards the reward model", flush=True)
+    lines: list[dict[str, Any]] = Trainer(
+        policy=Policy.from_pretrained(out / "sft" / "final", seed=options.seed),
         algorithm=make("ppo", learning_rate=3e-4),
-        reward=reward,
-        prompts=prompts,
+        reward=[("reward_model", reward, 1.0), ("truth", make_reward("keywords", **REWARD), 0.0)],
+        prompts=make_prompts(),
         eval_fraction=0.25,
         out=out / "ppo",
-        seed=seed,
+        seed=options.seed,
         batch_size=48,
         max_new_tokens=MAX_NEW_TOKENS,
         eval_every=10,
         checkpoint_every=options.ppo_steps,
     ).run(options.ppo_steps)
-    aligned = _look(Policy.from_pretrained(out / "ppo" / "final"), reward, prompts, seed)
-    return [
-        ("before", before, None),
-        ("after sft", tuned, 0.0),
-        ("after ppo", aligned, lines[-1].get("eval_kl", lines[-1]["kl"])),
-    ]
+    return lines
 
 
-def _look(policy: Policy, reward: Any, prompts: Sequence[Any], seed: int) -> ScoredResponses:
-    """Returns one scored response to each prompt; every stage draws with the same numbers."""
+def _truth() -> RewardSum:
+    from alignzoo.scoring import RewardSum
+
+    return RewardSum.of(("truth", make_reward("keywords", **REWARD), 1.0))
+
+
+def _look(policy: Policy, reward: RewardSum, seed: int, *, num_samples: int = 1) -> ScoredResponses:
+    """Returns scored responses to each prompt; every stage draws with the same numbers."""
     from alignzoo.data import encode_prompts, read_prompts
     from alignzoo.evaluation import sample_and_score
 
-    encoded = encode_prompts(policy.tokenizer, read_prompts(list(prompts)))
     return sample_and_score(
         policy,
         reward,
-        encoded,
-        num_samples=1,
+        encode_prompts(policy.tokenizer, read_prompts(make_prompts())),
+        num_samples=num_samples,
         max_new_tokens=MAX_NEW_TOKENS,
         temperature=1.0,
         seed=seed,
     )
 
 
-def _print_stages(stages: Sequence[tuple[str, ScoredResponses, float | None]]) -> None:
-    print(f"\n{'stage':<12}{'score':>8}{'KL to sft, nats':>18}{'words':>8}")
-    for name, responses, kl in stages:
+def _look_at_stages(
+    options: DemoOptions, out: Path, reward: RewardModel
+) -> dict[str, ScoredResponses]:
+    """Returns, by stage, a response to each prompt with its true and its reward model's score."""
+    from alignzoo.policy import Policy
+    from alignzoo.scoring import RewardSum
+
+    both = RewardSum.of(
+        [("reward_model", reward, 1.0), ("truth", make_reward("keywords", **REWARD), 0.0)]
+    )
+    sources: dict[str, str | Path] = {
+        "before": "tiny",
+        "after sft": out / "sft" / "final",
+        "after ppo": out / "ppo" / "final",
+    }
+    return {
+        stage: _look(Policy.from_pretrained(source, seed=options.seed), both, options.seed)
+        for stage, source in sources.items()
+    }
+
+
+def _print_stages(stages: dict[str, ScoredResponses], last: dict[str, Any]) -> None:
+    kl = {"before": "-", "after sft": "0.0", "after ppo": f"{last.get('eval_kl', last['kl']):.1f}"}
+    print(f"\n{'stage':<12}{'truth':>8}{'reward model':>14}{'KL to sft, nats':>18}{'words':>8}")
+    for stage, responses in stages.items():
         words = sum(len(text.split()) for text in responses.texts) / len(responses.texts)
-        shown = "-" if kl is None else f"{kl:.1f}"
-        print(f"{name:<12}{responses.scores.total.mean():>8.3f}{shown:>18}{words:>8.1f}")
+        truth, proxy = (responses.scores.parts[name].mean() for name in ("truth", "reward_model"))
+        print(f"{stage:<12}{truth:>8.3f}{proxy:>14.3f}{kl[stage]:>18}{words:>8.1f}")
     for row in (0, 13, 26):
-        prompt = stages[0][1].prompts[row].row.prompt
+        prompt = stages["before"].prompts[row].row.prompt
         print(f"\n> {prompt[0]['content'] if isinstance(prompt, list) else prompt}")
-        for name, responses, _ in stages:
-            print(f"  {name:<10}  {responses.texts[row]!r}")
+        for stage, responses in stages.items():
+            print(f"  {stage:<10}  {responses.texts[row]!r}")
+
+
+def _print_reward(report: RewardReport) -> None:
+    print("\nThe reward model, on prompts it was not trained on:")
+    print(f"  {report.summary()}")
+    assert report.overoptimisation is not None
+    print(f"  {report.overoptimisation.summary()}")
