@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from alignzoo.policy import Policy as Policy
     from alignzoo.policy import PolicyOutput as PolicyOutput
     from alignzoo.reward import RewardModel as RewardModel
+    from alignzoo.reward_training import train_reward as train_reward
     from alignzoo.rollout import RolloutBatch as RolloutBatch
     from alignzoo.rollout import RolloutBuffer as RolloutBuffer
     from alignzoo.specs import AlgorithmSpec as AlgorithmSpec
@@ -57,6 +58,7 @@ _HOMES = {
     "plugin_registry": "make make_reward registry",
     "policy": "Policy PolicyOutput",
     "reward": "RewardModel",
+    "reward_training": "train_reward",
     "rollout": "RolloutBatch RolloutBuffer",
     "specs": "AlgorithmSpec CommandSpec RewardSpec TaskSpec",
     "trainer": "Trainer",

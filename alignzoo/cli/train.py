@@ -231,15 +231,18 @@ def _owner(entry: Entry) -> dict[str, Any]:
 
 
 def _reward_owner(found: Registry, text: str) -> dict[str, Any]:
-    """Returns whose a reward is; a function in a file is known by the file's own text."""
+    """Returns whose a reward is; one in a file or folder is known by what it says of itself."""
     import hashlib
 
+    from alignzoo.reward_folder import TRAINED_REWARD_FILE
     from alignzoo.scoring import parse_reward
 
     parsed = parse_reward(text, lambda name: bool(found.matches("reward", name)))
     if parsed.kind == "id":
         return _owner(found.find("reward", parsed.name))
-    path = Path(parsed.name.rpartition(":")[0] if parsed.kind == "function" else parsed.name)
+    path = Path(parsed.name.rpartition(":")[0])
+    if parsed.kind == "folder":
+        path = Path(parsed.name) / TRAINED_REWARD_FILE
     return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
 
 
