@@ -29,7 +29,9 @@ def fit_language_model(
     ]
     kept = [i for i, texts in enumerate(encoded) if all_differ(texts)]
     if len(kept) < len(encoded):
-        lost = next(c for i, c in enumerate(comparisons) if i not in set(kept))
+        lost = next(
+            c for c, texts in zip(comparisons, encoded, strict=True) if not all_differ(texts)
+        )
         logger.warning(
             "%d of %d comparisons are dropped: two of their responses are the same tokens once "
             "cut to %s (first: %s)",
