@@ -40,7 +40,7 @@ from alignzoo import features
 
 QUALITY = {"bad": 0.0, "medium": 0.5, "good": 1.0}
 TRUTH = ({"0": 0.0, "1": 1.0}, {"false": 0.0, "true": 1.0})
-GRID = {"logistic": (3.0, 1.0, 0.3, 0.1, 0.03, 0.01), "svm": (30.0, 10.0, 3.0, 1.0, 0.3)}
+GRID = {"logistic": (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01), "svm": (30.0, 10.0, 3.0, 1.0, 0.3)}
 PATIENCE = 2
 L2_UNTRIED = 1.0  # where there is too little to cross-validate
 
