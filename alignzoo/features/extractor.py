@@ -21,13 +21,17 @@ from alignzoo.reward import Prompt
 
 Arrays = dict[str, NDArray[Any]]
 
+# One penalty serves runs, which are mostly 0 in rows of length 1, and dense columns. At 1 the dense
+# ones are nearly free beside them, and on human preferences they crowd out what words say.
+DENSE_DEVIATION = 0.3
+
 
 class Features:
     """The features that a configuration asks for, [B, F]: runs first, then dense columns.
 
     Runs of words and of characters are TF-IDF of the response. Dense columns (overlap, length,
-    hidden states) have mean 0 and standard deviation 1 over the rows of `fit`; one that is
-    constant there is 0 everywhere. `fit` and `transform` are free of chance, and a row of
+    hidden states) have mean 0 and standard deviation `DENSE_DEVIATION` over the rows of `fit`; one
+    that is constant there is 0 everywhere. `fit` and `transform` are free of chance, and a row of
     `transform` is the same to the bit whatever other rows there are.
     """
 
@@ -70,7 +74,7 @@ class Features:
         spread = dense.std(0)
         self._mean = dense.mean(0)
         varies = spread > 1e-9 * (1 + np.abs(self._mean))  # a constant has a spread of rounding
-        self._scale = np.where(varies, 1 / np.where(varies, spread, 1.0), 0.0)
+        self._scale = np.where(varies, DENSE_DEVIATION / np.where(varies, spread, 1.0), 0.0)
         return self._join(parts, dense)
 
     def transform(self, prompts: Sequence[Prompt], responses: Sequence[Prompt]) -> Any:

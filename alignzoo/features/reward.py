@@ -91,3 +91,10 @@ class FeatureReward(RewardModel):
             raise DataError(f"{folder}: no reward on features was saved there ({error}).") from None
         self.settings = settings
         self.arrays = {k: v for k, v in arrays.items() if not k.startswith("features.")}
+        num_columns = self._features.num_runs + len(arrays["features.mean"])
+        weights = self.arrays.get("weights")
+        if weights is not None and weights.shape[-1] != num_columns:
+            raise DataError(
+                f"{folder}: there are {weights.shape[-1]} weights for {num_columns} features; the "
+                "files do not belong together."
+            )
