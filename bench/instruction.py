@@ -40,7 +40,7 @@ RESAMPLES = 2000
 def make_rows(folder: Path, tokenizer: Any, seed: int) -> list[dict[str, Any]]:
     """Returns the rows that the templates make of all instances, but those too long."""
     chosen = [t for t in data.read_templates("tasks").templates if t.name in TEMPLATES]
-    options = data.BuildOptions(seed=seed, keep=["task", "outputs"])
+    options = data.BuildOptions(seed=seed, keep=["task", "outputs", "split"])
     rows = data.build_rows(
         str(folder / "ni_instances.jsonl"),
         data.Templates(chosen, "tasks"),
@@ -60,9 +60,14 @@ def _num_tokens(row: dict[str, Any], tokenizer: Any) -> int:
 def split_tasks(
     rows: Sequence[dict[str, Any]], seed: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Returns the rows of the tasks to train on, and those of the tasks held out."""
+    """Returns the rows of the tasks to train on, and those of the tasks held out.
+
+    Held out is what the column `split` does not call "train"; where it calls all so, the seed
+    draws a fifth of the tasks.
+    """
     tasks = sorted({row["task"] for row in rows}, key=lambda task: _share(task, seed))
-    held_out = tasks[: round(HELD_OUT * len(tasks))]
+    held_out = sorted({row["task"] for row in rows if row.get("split", "train") != "train"})
+    held_out = held_out or tasks[: round(HELD_OUT * len(tasks))]
     train = [row for row in rows if row["task"] not in held_out]
     measured = [[row for row in rows if row["task"] == task][:MAX_ROWS] for task in held_out]
     return train, [row for part in measured for row in part]

@@ -49,6 +49,14 @@ def test_no_task_is_on_both_sides_and_a_seed_draws_others(bench: ModuleType) -> 
     assert bench.split_tasks(rows, 1)[1] != held_out
 
 
+def test_tasks_that_the_file_holds_out_are_held_out(bench: ModuleType) -> None:
+    rows = [{"task": t, "split": s} for t, s in (("a", "train"), ("b", "test"), ("c", "train"))]
+    for seed in (0, 1):
+        train, held_out = bench.split_tasks(rows, seed)
+        assert [row["task"] for row in train] == ["a", "c"]
+        assert [row["task"] for row in held_out] == ["b"]
+
+
 def test_shuffled_answers_are_the_same_answers(bench: ModuleType) -> None:
     rows = [{"prompt": i, "completion": i} for i in range(50)]
     shuffled = bench.shuffle_answers(rows, 0)
