@@ -19,10 +19,10 @@ disagreement about them,
 
     sum_(i, j) (x_ij - mean_j' x_ij')^2 + penalty * sum_j n_j (alpha_j^2 + (beta_j - 1)^2),
 
-at a mean alpha of 0 and a mean beta of 1 within each group of raters that are linked by shared
-responses. The penalty is the variance left when there is none, over PRIOR_VARIANCE: raters who
-agree but for their scales are put on one exactly, and noisy ones move little. x times the raters'
-common standard deviation plus the common mean is what the regression then learns.
+at a mean alpha of 0 and a mean beta of 1 (weighted by what a rater says at all) within each group
+of raters that are linked by shared responses. The penalty is the variance left when there is none,
+over PRIOR_VARIANCE: raters who agree but for their scales are put on one exactly, and noisy ones
+move little. x times the raters' common standard deviation plus the common mean is what is learned.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ DEPTH_UNTRIED = 4
 PRIOR_VARIANCE = 0.25  # of a rater's alpha and beta, in standard deviations of their ratings
 MIN_FREE = 3  # ratings beyond what determines everything, to tell how noisy raters are
 UNKNOWN_NOISE = 0.5  # variance taken with fewer, of standardised ratings
+MIN_LINKED = 3  # shared ratings, below which alpha and beta fit them whatever the others say
 EXACT = 1e-9  # a penalty too small to bend what the ratings determine
 MIN_SLOPE = 0.05  # a rater whose ratings say no more than this keeps beta = 1
 
@@ -280,7 +281,8 @@ def _link(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns alpha and beta of each rater, [J] each, from standardised ratings of items."""
     num_raters = int(raters.max()) + 1
-    shared = _shared_items(raters, items)
+    shared = np.bincount(raters, told**2)[raters] > 1e-9  # who always says the same says nothing
+    shared[shared] = _shared_items(raters[shared], items[shared])
     if not shared.any():
         return np.zeros(num_raters), np.ones(num_raters)
     raters, told = raters[shared], told[shared]
@@ -288,28 +290,26 @@ def _link(
     quadratic = _disagreement(raters, items, told, num_raters)
     groups = _groups(raters, items, num_raters)
     count = np.maximum(np.bincount(raters, minlength=num_raters), 1).astype(np.float64)
+    says = _what_is_said(raters, told, groups, count)
     num_linked = len(set(raters.tolist()))
     num_groups = len(set(groups[raters].tolist()))
     free = len(told) - (items.max() + 1) - 2 * (num_linked - num_groups)
     noise = UNKNOWN_NOISE
     if free >= MIN_FREE:
-        exact = _solve(quadratic, count, groups, EXACT)
+        exact = _solve(quadratic, count, says, groups, EXACT)
         noise = float(exact @ (quadratic @ exact)) / free
-    found = _solve(quadratic, count, groups, max(EXACT, noise / PRIOR_VARIANCE))
+    found = _solve(quadratic, count, says, groups, max(EXACT, noise / PRIOR_VARIANCE))
     alpha, beta = found[:num_raters], found[num_raters:]
     odd = beta < MIN_SLOPE
     if odd.any():
-        logger.warning(
-            "%d of %d raters disagree with the others about what is better; their ratings are "
-            "only centred and scaled",
-            odd.sum(),
-            num_raters,
-        )
+        logger.warning("%d of %d raters disagree with the others", odd.sum(), num_raters)
     return np.where(odd, 0.0, alpha), np.where(odd, 1.0, beta)
 
 
 def _shared_items(raters: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Returns which ratings are of an item that several raters rated, [N]."""
+    if len(items) == 0:
+        return np.zeros(0, dtype=bool)
     pairs = np.unique(np.stack([items, raters]), axis=1)
     return np.bincount(pairs[0], minlength=items.max() + 1)[items] > 1
 
@@ -349,16 +349,38 @@ def _groups(
     return found
 
 
+def _what_is_said(
+    raters: NDArray[np.int64],
+    told: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    count: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Returns the weight of each rater's beta in the mean that is held at 1, [J].
+
+    It is the squared deviation of the ratings linked. One with too few to contradict anybody has
+    none: their beta could be anything and take up the mean, so that the others agreed at 0.
+    """
+    mean = np.bincount(raters, told, len(count)) / count
+    squares = np.bincount(raters, (told - mean[raters]) ** 2, len(count))
+    says = np.where((count >= MIN_LINKED) & (squares > 1e-9), squares, 0.0)
+    nothing = np.bincount(groups, says)[groups] == 0
+    return np.where(nothing, count, says)
+
+
 def _solve(
-    quadratic: Any, count: NDArray[np.float64], groups: NDArray[np.int64], penalty: float
+    quadratic: Any,
+    count: NDArray[np.float64],
+    says: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    penalty: float,
 ) -> NDArray[np.float64]:
     """Returns the alphas and betas [2J] that minimise disagreement and penalty; see the module."""
     from scipy.sparse import block_diag, bmat, csr_matrix, diags
     from scipy.sparse.linalg import spsolve
 
     num_raters = len(count)
-    means = csr_matrix((count, (groups, np.arange(num_raters))))  # [G, J]
-    constraint = block_diag([means, means])
+    means = [csr_matrix((mass, (groups, np.arange(num_raters)))) for mass in (count, says)]
+    constraint = block_diag(means)  # [2G, 2J]
     weight = diags(penalty * np.tile(count, 2))
     start = np.concatenate([np.zeros(num_raters), np.ones(num_raters)])
     system = bmat([[quadratic + weight, constraint.T], [constraint, None]], format="csc")

@@ -16,6 +16,7 @@ from alignzoo.config import build_config
 from alignzoo.data import read_classes
 from alignzoo.errors import ConfigError, DataError
 from alignzoo.features import assign_folds
+from alignzoo.model_files import write_model
 
 OPENINGS = {"bad": "go away", "medium": "well maybe", "good": "thank you"}
 
@@ -202,6 +203,18 @@ def test_save_and_load_keep_every_bit(model: str, tmp_path: Path) -> None:
     responses = [row["completion"] for row in rows(seed=1)] + ["", "谢谢"]
     assert scores_of(other, *responses) == scores_of(reward, *responses)
     assert other.class_values == reward.class_values
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    small, large = make(features=["words"]), make(features=["words"])
+    small.fit(rows(30))
+    large.fit([{**row, "completion": row["completion"] + " more more"} for row in rows()])
+    settings, arrays = large.features.state()
+    write_model(tmp_path, {**small.settings, "features": settings}, {**arrays, **small.arrays})
+    with pytest.raises(DataError, match=r"\d+ weights for \d+ features"):
+        make(features=["words"]).load(tmp_path)
+    with pytest.raises(DataError, match="saved features are"):
+        make(features=["length"]).load(tmp_path)
 
 
 def test_a_response_scores_the_same_in_any_batch_to_the_bit() -> None:

@@ -170,6 +170,30 @@ def test_raters_who_share_nothing_are_standardised_each() -> None:
     assert found.mean() == pytest.approx(ratings.mean())
 
 
+def test_a_rater_who_always_says_the_same_disturbs_nobody() -> None:
+    data, worth, raters = simulate(4, 30, 20, noise=0.0)
+    ratings = np.array([row.rating for row in data])
+    ratings[raters == 3] = 7.0
+    items = np.array([int(str(row.completion).split()[1]) for row in data])
+    found = normalised(rated(ratings, raters, items))
+    others = raters != 3
+    assert np.corrcoef(found[others], worth[others])[0, 1] > 1 - 1e-3
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("num_linked", [1, 2, 3])
+def test_a_rater_who_shares_little_disturbs_nobody(num_linked: int) -> None:
+    data, worth, raters = simulate(4, 40, 30, noise=0.3)
+    ratings = np.array([row.rating for row in data])
+    items = np.array([int(str(row.completion).split()[1]) for row in data])
+    kept = raters != 3
+    alone = normalised(rated(ratings[kept], raters[kept], items[kept]))
+    items[~kept] += 1000 * (np.arange(30) >= num_linked)  # what only that rater has seen
+    together = normalised(rated(ratings, raters, items))
+    assert np.corrcoef(together[kept], alone)[0, 1] > 0.995
+    assert np.corrcoef(together[~kept], worth[~kept])[0, 1] > 0.9
+
+
 def test_one_rater_alone_keeps_the_scale() -> None:
     ratings = np.array([1.0, 2.0, 5.0])
     found = normalised(rated(ratings, np.zeros(3, dtype=int), np.arange(3)))
