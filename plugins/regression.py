@@ -132,8 +132,7 @@ class Regression(features.FeatureReward):
         found: list[float] = self._predict(self.features.transform(prompts, responses)).tolist()
         return found
 
-    def _predict(self, x: Any) -> NDArray[np.float64]:
-        """Returns the expected rating of each row of features, [B]."""
+    def _predict(self, x: Any) -> NDArray[np.float64]:  # [B]
         arrays = self.arrays
         if "weights" in arrays:
             return np.asarray(x @ arrays["weights"][0] + arrays["intercept"][0])
