@@ -216,7 +216,7 @@ def _align(options: DemoOptions, out: Path, reward: RewardModel) -> list[dict[st
     print("4/4 alignment: ppo towards the reward model", flush=True)
     lines: list[dict[str, Any]] = Trainer(
         policy=Policy.from_pretrained(out / "sft" / "final", seed=options.seed),
-        algorithm=make("ppo", learning_rate=3e-4, kl_coef=0.1),  # the reward model is worth nats
+        algorithm=make("ppo", learning_rate=3e-4, kl_coef=0.1),  # its scores span several nats
         reward=[("reward_model", reward, 1.0), ("truth", make_reward("keywords", **REWARD), 0.0)],
         prompts=make_prompts(),
         eval_fraction=0.25,
