@@ -119,6 +119,17 @@ def test_plugin_page_reward_scores(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out.jsonl").read_text())["score"] == 0.5
 
 
+def test_plugin_page_reward_learns(tmp_path: Path) -> None:
+    write_modules(tmp_path, blocks(ROOT / "docs" / "plugins.md", "python"))
+    rows = [{"prompt": f"{i}", "completion": "a " * (i % 5), "rating": i % 5} for i in range(40)]
+    (tmp_path / "ratings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plugin = "alignzoo -p alignzoo_wordiness"
+    run(f"{plugin} train-reward wordiness --data ratings.jsonl --out lengthy", tmp_path)
+    run(f"{plugin} score --reward lengthy --data ratings.jsonl --out out.jsonl", tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["score"] for line in lines] == pytest.approx([row["rating"] for row in rows])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_algorithm_page_commands_run(page: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hello"}\n')
