@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixture_plugins import run_python
@@ -60,6 +61,11 @@ def modules(folder: Path) -> Iterator[tuple[str, ast.Module]]:
         yield ".".join(parts), ast.parse(path.read_text(encoding="utf-8"))
 
 
+def cases(folder: Path) -> list[Any]:
+    """Returns every module under a folder as parameters of a test, called by its path."""
+    return [pytest.param(path, tree, id=path) for path, tree in modules(folder)]
+
+
 def nodes_at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
     """Yields every node but those under `if TYPE_CHECKING`."""
     for child in ast.iter_child_nodes(tree):
@@ -93,9 +99,7 @@ def home_of(name: str) -> str:
     return alignzoo._HOME_OF.get(name, name)
 
 
-@pytest.mark.parametrize(
-    ("path", "tree"), list(modules(LIBRARY)), ids=lambda value: str(value)[:40]
-)
+@pytest.mark.parametrize(("path", "tree"), cases(LIBRARY))
 def test_a_module_imports_only_what_lies_below_it(path, tree):
     component = path.split(".")[0]
     known = components(tree) - {component}
@@ -110,9 +114,7 @@ def test_a_module_imports_only_what_lies_below_it(path, tree):
     assert known <= allowed, f"alignzoo.{path} must not import {sorted(known - allowed)}"
 
 
-@pytest.mark.parametrize(
-    ("path", "tree"), list(modules(PLUGINS)), ids=lambda value: str(value)[:40]
-)
+@pytest.mark.parametrize(("path", "tree"), cases(PLUGINS))
 def test_a_plugin_imports_public_names_only_and_no_other_plugin(path, tree):
     public = {f"alignzoo.{name}" for name in alignzoo.__all__}
     for name in imports(tree):
@@ -123,9 +125,7 @@ def test_a_plugin_imports_public_names_only_and_no_other_plugin(path, tree):
             assert name in public or inside or kernels, f"plugins/{path} imports {name}"
 
 
-@pytest.mark.parametrize(
-    ("path", "tree"), list(modules(PLUGINS)), ids=lambda value: str(value)[:40]
-)
+@pytest.mark.parametrize(("path", "tree"), cases(PLUGINS))
 def test_a_plugin_uses_public_names_only(path, tree):
     names = {
         node.attr
