@@ -61,6 +61,7 @@ def _facts(entry: Entry, target: Any) -> dict[str, Any]:
         "class": entry.spec.target,
         "file": _file(target),
         "needs": _needs(target) if entry.kind == "algorithm" else None,
+        "learns_from": list(target.learns_from) if entry.kind == "reward" else None,
     }
 
 
@@ -112,6 +113,8 @@ def _print_text(entry: Entry, facts: dict[str, Any], options: list[Option]) -> N
     print(f"  file      {facts['file'] or 'unknown'}")
     if facts["needs"] is not None:
         print(f"  needs     {_needs_text(facts['needs'])} (at the default options)")
+    if facts["learns_from"] is not None:
+        print(f"  learns    from {' or '.join(facts['learns_from']) or 'nothing: it is a rule'}")
     if options:
         rows = [(o.flag, o.type, o.default_text, o.range or "-", o.doc) for o in options]
         print_table("options", ("option", "type", "default", "range", "what it does"), rows)

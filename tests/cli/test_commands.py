@@ -72,6 +72,15 @@ def test_info_shows_types_defaults_and_ranges(capsys):
         assert part in row
 
 
+@pytest.mark.parametrize(
+    ("id", "kinds"), [("preference", ["preferences", "rankings"]), ("length", [])]
+)
+def test_info_says_what_a_reward_learns_from(id, kinds, capsys):
+    assert json.loads(printed(capsys, "info", id, "--json"))["learns_from"] == kinds
+    said = " or ".join(kinds) or "nothing: it is a rule"
+    assert f"learns    from {said}" in printed(capsys, "info", id)
+
+
 def test_info_names_the_closest_of_every_kind(capsys):
     assert cli.main(["info", "keyword"]) == 2
     assert "nothing is called 'keyword'. Did you mean 'keywords'?" in capsys.readouterr().err
