@@ -187,8 +187,10 @@ def test_every_metric_is_explained(id, runs):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "plugins").glob("*.py")), ids=lambda path: path.name
+    "path", sorted((ROOT / "plugins").rglob("*.py")), ids=lambda path: path.name
 )
-def test_an_algorithm_reads_top_to_bottom_in_one_short_file(path):
+def test_a_plugin_reads_top_to_bottom_in_one_short_file(path):
+    text = path.read_text(encoding="utf-8")
     limits = {"reinforce.py": 80, "ppo.py": 150}
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= limits.get(path.name, 250)
+    limit = limits.get(path.name, 250) if "def alignzoo_algorithms" in text else 400
+    assert len(text.splitlines()) <= limit
