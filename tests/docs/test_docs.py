@@ -5,78 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from judgement_rows import judgements
+from documentation import (
+    PAGES,
+    REWARD_PAGES,
+    ROOT,
+    SMALL,
+    blocks,
+    commands,
+    run,
+    write_modules,
+)
 
 import alignzoo as az
 from alignzoo.cli.fields import options_of
 
-ROOT = Path(__file__).parents[2]
-PAGES, REWARD_PAGES = (
-    [page for page in sorted((ROOT / "docs" / folder).glob("*.md")) if page.stem != "README"]
-    for folder in ("algorithms", "rewards")
-)
 TABLE = re.compile(r"<!-- options: (\w+) -->\n((?:\|.*(?:\n|$))*)")
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
-SMALL = "--steps 2 --batch-size 8 --max-new-tokens 16"
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    return [text for name, text in FENCE.findall(path.read_text()) if name == language]
-
-
-def write_modules(folder: Path, snippets: list[str]) -> list[str]:
-    """Writes the snippets that start with a file name; returns the others."""
-    scripts = []
-    for text in snippets:
-        named = re.match(r"# (\w+\.py)\n", text)
-        if named:
-            (folder / named[1]).write_text(text)
-        else:
-            scripts.append(text)
-    return scripts
-
-
-def run(command: list[str] | str, folder: Path) -> str:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(folder),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    result = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        shell=isinstance(command, str),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-    return result.stdout
-
-
-def commands(path: Path) -> list[str]:
-    """Returns the console commands of a page, with a small model and few steps."""
-    found = []
-    for text in blocks(path, "console"):
-        joined = text.replace("\\\n", " ")
-        found += [line[2:] for line in joined.splitlines() if line.startswith("$ ")]
-    return [shrink(command) for command in found]
-
-
-def shrink(command: str) -> str:
-    command = command.replace("path/to/model", "tiny")
-    command = re.sub(r" --steps \d+", "", command)
-    if command.startswith("alignzoo train "):
-        command += f" {SMALL}"
-    elif command.startswith("alignzoo generate"):
-        command += " --max-new-tokens 16"
-    return command
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/plugins.md", "docs/rewards/report.md"])
@@ -128,27 +75,6 @@ def test_plugin_page_reward_learns(tmp_path: Path) -> None:
     run(f"{plugin} score --reward lengthy --data ratings.jsonl --out out.jsonl", tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["score"] for line in lines] == pytest.approx([row["rating"] for row in rows])
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_algorithm_page_commands_run(page: Path, tmp_path: Path) -> None:
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hello"}\n')
-    (tmp_path / "instructions.jsonl").write_text('{"instruction": "Greet.", "output": "Hi."}\n')
-    pair = '{"prompt": "Hello", "chosen": " you", "rejected": " them"}\n'
-    (tmp_path / "pairs.jsonl").write_text(pair)
-    rated = '{"prompt": "Hello", "completion": " you", "rating": 1}\n'
-    (tmp_path / "ratings.jsonl").write_text(rated + rated.replace("you", "us").replace("1", "0"))
-    for command in commands(page):
-        run(command, tmp_path)
-
-
-@pytest.mark.parametrize("page", REWARD_PAGES, ids=lambda page: page.stem)
-def test_reward_page_commands_run(page: Path, tmp_path: Path) -> None:
-    for name, rows in judgements().items():
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
-    for command in commands(page):
-        run(command, tmp_path)
 
 
 def option_table(id: str) -> str:

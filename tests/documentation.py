@@ -1,0 +1,74 @@
+"""Pages of the documentation: what can be run in them, and running it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES, REWARD_PAGES = (
+    [page for page in sorted((ROOT / "docs" / folder).glob("*.md")) if page.stem != "README"]
+    for folder in ("algorithms", "rewards")
+)
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+SMALL = "--steps 2 --batch-size 8 --max-new-tokens 16"
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Returns the code blocks of a page in one language."""
+    return [text for name, text in FENCE.findall(path.read_text()) if name == language]
+
+
+def write_modules(folder: Path, snippets: list[str]) -> list[str]:
+    """Writes the snippets that start with a file name; returns the others."""
+    scripts = []
+    for text in snippets:
+        named = re.match(r"# (\w+\.py)\n", text)
+        if named:
+            (folder / named[1]).write_text(text)
+        else:
+            scripts.append(text)
+    return scripts
+
+
+def run(command: list[str] | str, folder: Path) -> str:
+    """Runs a command in a folder whose modules it can import, and returns what it printed."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        shell=isinstance(command, str),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def commands(path: Path) -> list[str]:
+    """Returns the console commands of a page, with a small model and few steps."""
+    found = []
+    for text in blocks(path, "console"):
+        joined = text.replace("\\\n", " ")
+        found += [line[2:] for line in joined.splitlines() if line.startswith("$ ")]
+    return [shrink(command) for command in found]
+
+
+def shrink(command: str) -> str:
+    """Returns a command with a small model and few steps."""
+    command = command.replace("path/to/model", "tiny")
+    command = re.sub(r" --steps \d+", "", command)
+    if command.startswith("alignzoo train "):
+        command += f" {SMALL}"
+    elif command.startswith("alignzoo generate"):
+        command += " --max-new-tokens 16"
+    return command
