@@ -30,6 +30,11 @@ class RewardModel:
     # Kinds of judgement, keys of `alignzoo.data.JUDGEMENTS`, that `fit` takes; empty for a rule.
     learns_from: ClassVar[tuple[str, ...]] = ()
 
+    # What it should score, worked out by hand, for the conformance kit to hold it to: mappings
+    # with `prompt`, `completion`, `options` and columns of the data where it needs them, and
+    # `score`. One without `score` only says which options and columns the reward needs.
+    examples: ClassVar[Sequence[Mapping[str, Any]]] = ()
+
     def __init__(self, config: RewardConfig) -> None:
         self.config: Any = config
 

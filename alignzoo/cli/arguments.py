@@ -50,14 +50,21 @@ class Parser(argparse.ArgumentParser):
             f"--{name}", type=parse_switch, default=False, metavar="", help=help
         ).switch = True  # type: ignore[attr-defined]
 
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+    @property
+    def flags(self) -> frozenset[str]:
+        """The flags it has so far."""
+        return frozenset(self._option_string_actions)
+
+    def parse(self, arguments: Sequence[str], *, lenient: bool = False) -> argparse.Namespace:
         """Returns the parsed arguments.
 
+        Args:
+            lenient: unknown flags and words are passed over.
         Raises:
             ConfigError: an unknown flag, a missing value, a word too many or too few.
         """
         namespace, unknown = self.parse_known_args(self._canonical(arguments))
-        for word in unknown:
+        for word in [] if lenient else unknown:
             flag = word.partition("=")[0]
             if flag.startswith("-"):
                 hint = did_you_mean(flag, self._option_string_actions)

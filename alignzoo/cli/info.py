@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
     parser.switch("json", "print JSON")
     given = parser.parse(arguments)
     found = registry()
-    entry = _find(found, given.id, given.kind)
+    entry = find_entry(found, given.id, given.kind)
     target = found.load(entry)
     options = options_of(target.Config) if hasattr(target, "Config") else []
     facts = _facts(entry, target)
@@ -37,8 +37,12 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _find(found: Registry, id: str, kind: Kind | None) -> Entry:
-    """Returns the one entry an id names, of whichever kind."""
+def find_entry(found: Registry, id: str, kind: Kind | None) -> Entry:
+    """Returns the one entry an id names, of whichever kind.
+
+    Raises:
+        ConfigError: nothing is called so, or more than one thing is.
+    """
     if kind is not None:
         return found.find(kind, id)
     kinds = [name for name in KINDS if found.matches(name, id)]
@@ -59,13 +63,14 @@ def _facts(entry: Entry, target: Any) -> dict[str, Any]:
         "kind": entry.kind,
         "plugin": entry.plugin.name,
         "class": entry.spec.target,
-        "file": _file(target),
+        "file": source_file(target),
         "needs": _needs(target) if entry.kind == "algorithm" else None,
         "learns_from": list(target.learns_from) if entry.kind == "reward" else None,
     }
 
 
-def _file(target: Any) -> str | None:
+def source_file(target: Any) -> str | None:
+    """Returns the file a class is written in; None where that is not known."""
     try:
         return inspect.getsourcefile(target)
     except (TypeError, OSError):

@@ -64,7 +64,11 @@ class OptionSet:
                 self._annotations[name] = field.annotation
 
     def add_to(self, parser: Parser, *, config: bool = True) -> None:
-        """Adds the flags, and `--config` where asked, to a parser."""
+        """Adds the flags, and `--config` where asked, to a parser.
+
+        A flag the parser has already stays its own; the option can be given in the file.
+        """
+        taken = parser.flags
         parser.usage = "%(prog)s [OPTION]..."  # naming all of them here would fill a screen
         if config:
             parser.add_argument(
@@ -73,6 +77,8 @@ class OptionSet:
         for title, options in self.groups.items():
             group = parser.add_argument_group(f"{title} options")
             for option in options:
+                if option.flag in taken:
+                    continue
                 annotation = self._annotations[option.name]
                 action: Any = group.add_argument(
                     option.flag,

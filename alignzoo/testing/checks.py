@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -53,8 +54,21 @@ class Check(Generic[Subject]):
             raise
         except CheckFailure as failure:
             raise CheckFailure(f"{self.promise}\n  {failure}") from failure.__cause__
-        except Exception as error:
-            raise CheckFailure(f"{self.promise}\n  It raised {one_line(error)}") from error
+        except (Exception, SystemExit) as error:
+            said = f"It raised {one_line(error)}{_place(error, subject)}"
+            raise CheckFailure(f"{self.promise}\n  {said}") from error
+
+
+def _place(error: BaseException, subject: Any) -> str:
+    """Returns where an error was raised: as far inside the plugin as it can be followed."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    module = getattr(getattr(subject, "plugin", None), "module", "")
+    package = module.rpartition(".")[0] or module
+    own = [f for f in frames if f"{f[0].f_globals.get('__name__')}.".startswith(f"{package}.")]
+    if not own or not package:
+        return ""
+    frame, line = own[-1]
+    return f" ({frame.f_code.co_filename}, line {line})"
 
 
 @dataclass(frozen=True)
