@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import warm_start
 
 ROOT = Path(__file__).parents[1]
 PAGES, REWARD_PAGES = (
@@ -35,12 +38,17 @@ def write_modules(folder: Path, snippets: list[str]) -> list[str]:
 
 
 def run(command: list[str] | str, folder: Path) -> str:
-    """Runs a command in a folder whose modules it can import, and returns what it printed."""
+    """Runs a command in a folder whose modules it can import, and returns what it printed.
+
+    A text is given to the shell, unless it is `alignzoo` and its arguments alone.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": str(folder),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
+    if isinstance(command, str) and command.startswith("alignzoo ") and not _needs_shell(command):
+        return _run_alignzoo(shlex.split(command)[1:], folder, environment)
     result = subprocess.run(
         command,
         cwd=folder,
@@ -52,6 +60,24 @@ def run(command: list[str] | str, folder: Path) -> str:
     )
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
+
+
+def _needs_shell(command: str) -> bool:
+    """Returns whether a command has more than words: a pipe, a variable, a pattern."""
+    plain = re.sub(r"'[^']*'", "", command)
+    return bool(re.search(r"[|&;<>$`*?~#]", plain))
+
+
+def _run_alignzoo(words: list[str], folder: Path, environment: dict[str, str]) -> str:
+    printed, complaints = folder / ".printed", folder / ".complaints"
+    for path in (printed, complaints):
+        path.write_text("")
+    process = warm_start.start(
+        words, folder=folder, stdout=printed, stderr=complaints, environment=environment
+    )
+    process.join()
+    assert process.exitcode == 0, f"{words}\n{printed.read_text()}\n{complaints.read_text()}"
+    return printed.read_text()
 
 
 def commands(path: Path) -> list[str]:

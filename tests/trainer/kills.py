@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import warm_start
+
 from alignzoo import cli
 
 Moment = Callable[[Path, float], bool]
-
-
-def command(*words: str) -> list[str]:
-    """Returns the command line of a fresh interpreter."""
-    return [sys.executable, "-m", "alignzoo", "train", *words]
 
 
 def environment() -> dict[str, str]:
@@ -31,29 +25,27 @@ def kill_at(words: list[str], out: Path, moment: Moment, *, limit: float = 120.0
     Args:
         moment: called with the run's folder, once config.yaml is there, and the seconds since.
     """
-    with (out.parent / f"{out.name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            command(*words), stdout=log, stderr=log, env=environment(), cwd=out.parent
-        )
-        config_at: float | None = None
-        start = time.monotonic()
-        try:
-            while process.poll() is None:
-                now = time.monotonic()
-                assert now - start < limit, f"{words} did not end"
-                if config_at is None and (out / "config.yaml").exists():
-                    config_at = now
-                if config_at is not None and moment(out, now - config_at):
-                    process.kill()
-                    process.wait()
-                    return True
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=0.02 if config_at is None else 0.002)
-        finally:
-            if process.poll() is None:
+    log = out.parent / f"{out.name}.log"
+    process = warm_start.start(
+        ["train", *words], folder=out.parent, stdout=log, stderr=log, environment=environment()
+    )
+    config_at: float | None = None
+    start = time.monotonic()
+    try:
+        while process.is_alive():
+            now = time.monotonic()
+            assert now - start < limit, f"{words} did not end"
+            if config_at is None and (out / "config.yaml").exists():
+                config_at = now
+            if config_at is not None and moment(out, now - config_at):
                 process.kill()
-                process.wait()
-    assert process.returncode == 0, (out.parent / f"{out.name}.log").read_text()
+                process.join()
+                return True
+            process.join(timeout=0.02 if config_at is None else 0.002)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == 0, log.read_text()
     return False
 
 

@@ -11,6 +11,7 @@ from trainer.runs import metrics_of, train, write_lines
 
 import alignzoo as az
 from alignzoo.data import encode_demonstrations, read_demonstrations
+from alignzoo.policy.tiny import make_model
 
 STORY = "Once upon a time, there was a"
 KEYWORDS = {
@@ -151,7 +152,10 @@ def _words_of_final(out: Path) -> float:
 
 @pytest.mark.slow
 def test_chinese_keywords_are_learned_by_a_model_from_scratch(data_dir, tmp_path):
-    """`tiny` learns dialogues by `sft`, then to say what it knows by `ppo`."""
+    """A small `tiny` learns dialogues by `sft`, then to say what it knows by `ppo`."""
+    model, tokenizer = make_model(0, width=64, num_layers=1, context_length=512)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
     dialogues = first_lines(data_dir / "kdconv_zh_dialogues.jsonl", 300)
     pairs = [
         {"prompt": a["content"], "completion": b["content"]}
@@ -161,7 +165,7 @@ def test_chinese_keywords_are_learned_by_a_model_from_scratch(data_dir, tmp_path
     ]
     tuned = tmp_path / "sft"
     write_lines(tmp_path / "pairs.jsonl", pairs)
-    options = {"policy": "tiny", "out": tuned, "steps": 300, "batch_size": 32}
+    options = {"policy": tmp_path / "model", "out": tuned, "steps": 300, "batch_size": 32}
     sft = {"data": tmp_path / "pairs.jsonl", "learning_rate": 3e-3, "eval_every": 300}
     assert train("sft", **options, **sft) == 0
     write_lines(tmp_path / "asked.jsonl", [pair["prompt"] for pair in pairs[:200]])
