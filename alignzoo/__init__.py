@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alignzoo import objectives as objectives
     from alignzoo import options as options
     from alignzoo import scalar_model as scalar_model
+    from alignzoo import testing as testing
     from alignzoo.algorithm import Algorithm as Algorithm
     from alignzoo.algorithm import Column as Column
     from alignzoo.algorithm import Gradient as Gradient
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from alignzoo.specs import CommandSpec as CommandSpec
     from alignzoo.specs import RewardSpec as RewardSpec
     from alignzoo.specs import TaskSpec as TaskSpec
+    from alignzoo.task import Task as Task
+    from alignzoo.task import TaskConfig as TaskConfig
     from alignzoo.trainer import Trainer as Trainer
 
     __version__: str
@@ -61,6 +64,7 @@ _HOMES = {
     "reward_training": "train_reward",
     "rollout": "RolloutBatch RolloutBuffer",
     "specs": "AlgorithmSpec CommandSpec RewardSpec TaskSpec",
+    "task": "Task TaskConfig",
     "trainer": "Trainer",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -72,6 +76,7 @@ _MODULES = (
     "objectives",
     "options",
     "scalar_model",
+    "testing",
 )
 
 __all__ = sorted([*_HOME_OF, *_MODULES, "__version__"])

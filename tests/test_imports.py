@@ -38,10 +38,11 @@ ALLOWED: dict[str, set[str]] = {
     "specs": set(),
     "hookspecs": {"specs"},
     # The checks compare a plugin's class with the contracts, and its options with a run's.
-    "plugin_checks": BASE | {"specs", "hookspecs", "algorithm", "reward", "run_options"},
+    "plugin_checks": BASE | {"specs", "hookspecs", "algorithm", "reward", "task", "run_options"},
     "plugin_loader": BASE | {"specs", "hookspecs", "plugin_checks"},
     "plugin_registry": BASE | {"specs", "hookspecs", "plugin_checks", "plugin_loader"},
     "algorithm": BASE | {"kernels", "rollout"} | CONTRACTS,
+    "task": BASE | CONTRACTS,
     "reward": BASE | {"kernels", "rollout"} | CONTRACTS,
     "policy": BASE | {"kernels", "rollout", "steering"} | CONTRACTS,
     # A model's folder names by id whose critic steers it: the one place beside the top where an id

@@ -1,0 +1,14 @@
+"""A benchmark of algorithms: the same task for all, over seeds, as rows that can be gone on with.
+
+`alignzoo bench` is its command line. It is handed a registry, and knows none.
+"""
+
+from alignzoo.benchmark.cells import Cell as Cell
+from alignzoo.benchmark.cells import Plan as Plan
+from alignzoo.benchmark.cells import identify as identify
+from alignzoo.benchmark.cells import make_algorithm as make_algorithm
+from alignzoo.benchmark.cells import make_plan as make_plan
+from alignzoo.benchmark.results import Results as Results
+from alignzoo.benchmark.running import run_cell as run_cell
+from alignzoo.benchmark.summary import Line as Line
+from alignzoo.benchmark.summary import summarise as summarise

@@ -1,0 +1,98 @@
+"""What a trained policy is worth on a task: exactly where the task can say, else by sampling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from alignzoo.errors import RunError
+
+if TYPE_CHECKING:
+    from alignzoo.data import EncodedPrompt
+    from alignzoo.policy import Policy
+    from alignzoo.run_options import TrainerOptions
+    from alignzoo.task import Task
+
+ROWS_AT_A_TIME = 64
+
+
+class Measurement(NamedTuple):
+    """The number a policy gets on a task, and how far it is from the initial policy, in nats."""
+
+    score: float
+    kl: float
+
+
+class Judge:
+    """Measures policies on one task, the same way at every call.
+
+    One response to each held-out prompt is sampled, with the same random numbers for every
+    algorithm of a seed. A response that cannot be scored counts as the least of the task's range.
+    """
+
+    def __init__(self, task: Task, initial: Policy, settings: TrainerOptions, *, seed: int) -> None:
+        """`initial` is a frozen copy of the policy before training."""
+        self.task, self.initial, self.settings, self.seed = task, initial, settings, seed
+        self._prompts: list[EncodedPrompt] | None = None
+
+    def measure(self, policy: Policy) -> Measurement:
+        """Returns what a policy is worth; draws nothing from the run's own random streams.
+
+        Raises:
+            RunError: it is not finite.
+        """
+        from alignzoo.random_streams import preserved_globals
+
+        with preserved_globals():
+            score, kl = self.task.evaluate(policy), self.task.kl(policy)
+            if score is None or kl is None:
+                sampled = self._sample(policy)
+                score = sampled.score if score is None else score
+                kl = sampled.kl if kl is None else kl
+        if not np.isfinite([score, kl]).all():
+            raise RunError(f"the policy's score is {score} and its KL {kl}; both must be finite")
+        return Measurement(float(score), float(kl))
+
+    def _sample(self, policy: Policy) -> Measurement:
+        from alignzoo.evaluation import append_responses, sample_and_score
+        from alignzoo.random_streams import derive_seed
+        from alignzoo.rollout import RolloutBuffer
+        from alignzoo.scoring import RewardSum
+
+        scored = sample_and_score(
+            policy,
+            RewardSum.of(self.task.true_reward()),
+            self._encoded(policy),
+            num_samples=1,
+            max_new_tokens=self.settings.max_new_tokens,
+            temperature=self.settings.temperature,
+            seed=derive_seed(self.seed, "benchmark"),
+        )
+        total = scored.scores.total
+        scores = np.where(np.isnan(total), self.task.range[0], total)
+        buffer = RolloutBuffer()
+        rows = append_responses(buffer, scored, group_size=1, version=0)
+        own = sum(float(row.astype(np.float64).sum()) for row in scored.generation.log_probs)
+        kl = (own - self._initial_log_prob(buffer, rows)) / len(rows)
+        return Measurement(float(scores.mean()), kl)
+
+    def _encoded(self, policy: Policy) -> list[EncodedPrompt]:
+        from alignzoo.data import encode_prompts, read_prompts
+
+        if self._prompts is None:
+            rows = read_prompts(self.task.eval_prompts(), name="eval_prompts")
+            self._prompts = encode_prompts(policy.tokenizer, rows)
+        return self._prompts
+
+    def _initial_log_prob(self, buffer: object, rows: object) -> float:
+        """Returns the initial policy's log-prob of all responses together, in nats."""
+        import torch
+
+        total, temperature = 0.0, self.settings.temperature
+        batch = buffer.batch(rows, device=self.initial.device)  # type: ignore[attr-defined]
+        with torch.no_grad():
+            for part in batch.micro_batches(max_rows=ROWS_AT_A_TIME):
+                out = self.initial.evaluate(part, temperature=temperature)
+                total += float(out.log_probs.double().sum())
+        return total

@@ -1,0 +1,185 @@
+"""One cell: a trainer's run under the task's conditions, and the row that says what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignzoo.algorithm import Algorithm
+from alignzoo.benchmark.cells import identify, make_algorithm, trainer_settings
+from alignzoo.benchmark.measuring import Judge
+from alignzoo.checkpoint import list_checkpoints
+from alignzoo.errors import AlignzooError
+from alignzoo.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from alignzoo.benchmark.cells import Cell
+    from alignzoo.plugin_registry import Registry
+    from alignzoo.policy import Policy
+    from alignzoo.run_options import TrainerOptions
+    from alignzoo.task import Task
+    from alignzoo.trainer import Trainer
+
+NUM_POINTS = 10  # of a learning curve, beside its start
+
+
+def run_cell(registry: Registry, cell: Cell, out: Path) -> dict[str, Any]:
+    """Returns the row of one cell, after its run in `out`; a failure is a row too.
+
+    A run that was interrupted goes on from its last checkpoint. One that belongs to other
+    conditions, or that failed, is made again.
+    """
+    task = registry.build("task", cell.task, {})
+    algorithm = make_algorithm(registry, task, cell.algorithm, cell.given)
+    identity = identify(registry, cell, task, algorithm)
+    chosen = {
+        "task": dict(task.options(cell.algorithm, type(algorithm).Config)),
+        "given": dict(cell.given),
+    }
+    row = {**identity, "chosen": chosen, "metric": task.metric, "range": list(task.range)}
+    row |= {"optimum": task.optimum, "status": "ok", "error": None}
+    try:
+        return {**row, **_train(task, algorithm, cell, out, identity)}
+    except Exception as error:
+        return {**row, "status": "failed", "error": _explain(registry, error)}
+
+
+def _explain(registry: Registry, error: Exception) -> str:
+    """Returns one line that says what failed, and whose it is where that is known."""
+    blamed = None if isinstance(error, AlignzooError) else registry.blame(error)
+    found = blamed or error
+    text = " ".join(str(found).split())
+    return text if isinstance(found, AlignzooError) else f"{type(found).__name__}: {text}"
+
+
+def _train(
+    task: Task, algorithm: Algorithm, cell: Cell, out: Path, identity: Mapping[str, Any]
+) -> dict[str, Any]:
+    from alignzoo.trainer import Trainer
+
+    settings = trainer_settings(task, cell.task)
+    policy = task.policy()
+    initial = policy.snapshot()
+    judge = Judge(task, initial, settings, seed=cell.seed)
+    folder = RunFolder(out)
+    if folder.path.exists() and not _may_go_on(folder, identity):
+        shutil.rmtree(folder.path)
+    recorder = Recorder(judge, policy, folder.path, cell.budget, algorithm, settings)
+    trainer = Trainer(
+        policy=policy,
+        algorithm=algorithm,
+        out=out,
+        **_data(task, algorithm, cell.seed),
+        observers=[recorder],
+        record={"cell": dict(identity)},
+        **{**dict(settings), "seed": cell.seed, "eval_fraction": 0.0},
+    )
+    trainer.run(cell.budget // settings.batch_size, resume=folder.holds_run)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)  # nothing is left to go on with
+    return _outcome(trainer, recorder)
+
+
+def _may_go_on(folder: RunFolder, identity: Mapping[str, Any]) -> bool:
+    """Whether the folder holds a run of these very conditions that was interrupted."""
+    try:
+        saved = folder.read_config().get("cell")
+    except AlignzooError:
+        return False
+    return saved == json.loads(json.dumps(dict(identity))) and bool(
+        list_checkpoints(folder.checkpoints)
+    )
+
+
+def _data(task: Task, algorithm: Algorithm, seed: int) -> dict[str, Any]:
+    source = algorithm.needs.source
+    if source == "rollouts":
+        return {"prompts": list(task.prompts()), "reward": task.reward(seed)}
+    return {"data": list(task.rows(source, seed))}
+
+
+class Recorder:
+    """Watches a run: measures its policy at ten places of the budget, and ends it in time.
+
+    The curve is kept in `curve.json` beside the run, so that a run that goes on has all of it. An
+    algorithm that drops responses may overstep the budget with its last update; what is measured
+    then does not count, so it is measured at each of the updates that may be the last to count.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        policy: Policy,
+        folder: Path,
+        budget: int,
+        algorithm: Algorithm,
+        settings: TrainerOptions,
+    ) -> None:
+        self.judge, self.policy, self.budget = judge, policy, budget
+        self.path = folder / "curve.json"
+        self.batch_size = settings.batch_size
+        self.every = max(1, budget // settings.batch_size // NUM_POINTS)
+        may_drop = type(algorithm).keep is not Algorithm.keep
+        self.most_of_an_update = self.batch_size * (1 + may_drop * settings.max_refills)
+        saved = json.loads(self.path.read_text()) if self.path.exists() else {"points": []}
+        self.points: dict[int, dict[str, Any]] = {p["step"]: p for p in saved["points"]}
+        if not self.points:
+            self._add(0, 0, 0, write=False)
+
+    def __call__(self, step: int, metrics: Mapping[str, Any]) -> bool:
+        """Measures where it is due; returns True where the budget has no room for an update."""
+        samples = int(metrics["samples"])
+        may_be_last = samples + self.most_of_an_update > self.budget
+        if samples <= self.budget and (step % self.every == 0 or may_be_last):
+            self._add(step, samples, int(metrics["tokens"]))
+        return samples + self.batch_size > self.budget
+
+    def _add(self, step: int, samples: int, tokens: int, *, write: bool = True) -> None:
+        found = self.judge.measure(self.policy)
+        self.points[step] = {"step": step, "samples": samples, "tokens": tokens, **found._asdict()}
+        if write:
+            aside = self.path.with_name(".curve.json")
+            aside.write_text(json.dumps({"points": self.curve}), encoding="utf-8")
+            os.replace(aside, self.path)
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """The points in order, the initial policy first."""
+        return [self.points[step] for step in sorted(self.points)]
+
+
+def _outcome(trainer: Trainer, recorder: Recorder) -> dict[str, Any]:
+    """Returns what a run measured; seconds are of collecting and learning, not of measuring."""
+    last = recorder.curve[-1]
+    lines = [line for line in trainer.folder.read("metrics.jsonl") if line["step"] <= last["step"]]
+    timings = trainer.folder.read("timings.jsonl")[: len(lines)]
+    environment = trainer.config["environment"]
+    return {
+        "score": last["score"],
+        "kl": last["kl"],
+        "samples": last["samples"],
+        "tokens": last["tokens"],
+        "updates": last["step"],
+        "skipped_updates": lines[-1]["skipped_updates"] if lines else 0,
+        "curve": recorder.curve,
+        "seconds": sum(line["collect"] + line["learn"] for line in timings),
+        "peak_memory": _peak_memory(),
+        "versions": environment["versions"],
+        "python": environment["python"],
+        "cpu": environment["cpu"],
+    }
+
+
+def _peak_memory() -> int | None:
+    """Returns the most memory this process has held, in bytes; None where that is not told."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
