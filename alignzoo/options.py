@@ -16,6 +16,15 @@ ValueLearningRate = Annotated[
     float | None,
     Field(gt=0, description="peak learning rate of the value head; none is learning_rate"),
 ]
+AdamBeta2 = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=1,
+        description="decay of AdamW's mean of squared gradients; up to 0.99 no step moves a weight "
+        "by more than the learning rate",
+    ),
+]
 NumEpochs = Annotated[int, Field(gt=0, description="passes over each rollout")]
 KLCoef = Annotated[float, Field(ge=0, description="weight of the KL penalty to the reference")]
 KLEstimator = Annotated[
@@ -57,6 +66,8 @@ TargetKL = Annotated[
     float | None,
     Field(gt=0, description="an update ends before a step where approx_kl exceeds 1.5 times it"),
 ]
+# Of either sign, and far from where sums of scores lose their digits.
+Score = Annotated[float, Field(ge=-1e6, le=1e6, description="score of such a response")]
 GroupSize = Annotated[int, Field(gt=0, description="responses per prompt")]
 Groups = Annotated[
     int, Field(ge=2, description="responses per prompt, which are compared with each other")

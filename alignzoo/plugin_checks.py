@@ -127,7 +127,7 @@ def check_target(kind: str, target: str, found: Any) -> None:
     if kind == "command":
         if not callable(found):
             raise PluginError(f"'{target}' is no function")
-    elif kind in ("algorithm", "reward"):
+    else:
         base, config, reserved = _contract(kind)
         if not (inspect.isclass(found) and issubclass(found, base)):
             raise PluginError(f"'{target}' is no subclass of alignzoo.{base.__name__}")
@@ -152,10 +152,13 @@ def _check_fields(config: type[Config], reserved: Iterable[str]) -> None:
 
 
 def _contract(kind: str) -> tuple[type, type[Config], frozenset[str]]:
-    """Returns the base class, config class and reserved option names of algorithms or rewards."""
+    """Returns the base class, the config class and the reserved option names of a kind."""
     if kind == "algorithm":
         module, reserved = importlib.import_module("alignzoo.algorithm"), run_flags()
         return module.Algorithm, module.AlgorithmConfig, reserved
+    if kind == "task":
+        module = importlib.import_module("alignzoo.task")
+        return module.Task, module.TaskConfig, frozenset()
     module = importlib.import_module("alignzoo.reward")
     return module.RewardModel, module.RewardConfig, reward_flags()
 

@@ -157,11 +157,15 @@ def _run(
         raise
     except Exception as error:
         raise PluginError(f"{term.label} failed: {type(error).__name__}: {error}") from error
-    return _check_scores(result, len(responses), term.label)
+    return checked_scores(result, len(responses), term.label)
 
 
-def _check_scores(result: Any, expected: int, label: str) -> NDArray[np.float64]:
-    """Returns the scores as [B]; None becomes NaN."""
+def checked_scores(result: Any, expected: int, label: str) -> NDArray[np.float64]:
+    """Returns what a reward returned as [B], float64; None becomes NaN.
+
+    Raises:
+        ConfigError: it is not one number per response.
+    """
     wanted = f"expected {expected} numbers, one per response"
     if hasattr(result, "tolist"):
         result = result.tolist()

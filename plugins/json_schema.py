@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 import alignzoo as az
+from alignzoo import options
 
 FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)
 
@@ -33,8 +34,10 @@ class JSONSchemaConfig(az.RewardConfig):
     extract: Literal["whole", "fenced"] = Field(
         "fenced", description="what is read: the whole response, or else its only code block"
     )
-    valid_score: float = Field(1.0, description="score of JSON that the schema allows")
-    parsed_score: float = Field(0.0, description="score of JSON that the schema does not allow")
+    valid_score: options.Score = Field(1.0, description="score of JSON that the schema allows")
+    parsed_score: options.Score = Field(
+        0.0, description="score of JSON that the schema does not allow"
+    )
 
     @model_validator(mode="after")
     def _check_one_schema(self) -> JSONSchemaConfig:
@@ -47,6 +50,23 @@ class JSONSchema(az.RewardModel):
     """Scores whether a response is JSON that a schema allows."""
 
     Config = JSONSchemaConfig
+    examples = (
+        {
+            "options": {"json_schema": {"type": "array"}, "parsed_score": 0.25},
+            "completion": "[1, 2]",
+            "score": 1.0,
+        },
+        {
+            "options": {"json_schema": {"type": "array"}, "parsed_score": 0.25},
+            "completion": '{"not": "an array"}',
+            "score": 0.25,
+        },
+        {
+            "options": {"json_schema": {"type": "array"}, "parsed_score": 0.25},
+            "completion": "[1, 2",
+            "score": 0.0,
+        },
+    )
 
     def __init__(self, config: JSONSchemaConfig) -> None:
         super().__init__(config)

@@ -61,6 +61,14 @@ class Keywords(az.RewardModel):
     """Scores keywords included, keywords avoided, and length."""
 
     Config = KeywordsConfig
+    examples = (
+        {
+            "options": {"include": ["dog", "park"], "avoid": ["sad"], "max_words": 4},
+            "completion": "A dog, sad.",
+            "score": 0.5,  # 0.6 * 1/2 + 0.2 * 0 + 0.2 * 1
+        },
+        {"completion": "anything", "score": 1.0},
+    )
 
     def __init__(self, config: KeywordsConfig) -> None:
         super().__init__(config)

@@ -29,6 +29,11 @@ class Length(az.RewardModel):
     """Scores how near a response's length is to the target."""
 
     Config = LengthConfig
+    examples = (
+        {"options": {"target": 4}, "completion": "one two three", "score": 0.75},
+        {"options": {"target": 2, "unit": "characters"}, "completion": "小 狗", "score": 1.0},
+        {"options": {"target": 1}, "completion": "one two", "score": 0.0},
+    )
 
     def score(
         self, prompts: Sequence[Any], responses: Sequence[str], **columns: Sequence[Any]

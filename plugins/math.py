@@ -26,6 +26,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 import alignzoo as az
+from alignzoo import options
 
 STATED = re.compile(r"(?:answer\s*(?:is|:|=)|答案\s*[是为:=])[\s:*]*", re.IGNORECASE)
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\d+"
@@ -47,15 +48,27 @@ class MathConfig(az.RewardConfig):
     extract: Literal["any", "marked"] = Field(
         "any", description="marked: a number counts as answer only where the response says so"
     )
-    correct: float = Field(1.0, description="score of the right answer")
-    wrong: float = Field(0.0, description="score of another answer")
-    missing: float = Field(0.0, description="score of a response that states no answer")
+    correct: options.Score = Field(1.0, description="score of the right answer")
+    wrong: options.Score = Field(0.0, description="score of another answer")
+    missing: options.Score = Field(0.0, description="score of a response that states no answer")
 
 
 class Math(az.RewardModel):
     """Scores whether a response ends at the right answer."""
 
     Config = MathConfig
+    examples = (
+        {"prompt": "1 + 1?", "completion": "It is \\boxed{2}.", "answer": "2", "score": 1.0},
+        {"prompt": "1 / 4?", "completion": "25 %", "answer": "0.25", "score": 1.0},
+        {"prompt": "1 + 1?", "completion": "3", "answer": "2", "score": 0.0},
+        {
+            "options": {"missing": -1, "answer_column": "gold"},
+            "prompt": "1 + 1?",
+            "completion": "I do not know.",
+            "gold": "#### 2",
+            "score": -1.0,
+        },
+    )
 
     def score(
         self, prompts: Sequence[Any], responses: Sequence[str], **columns: Sequence[Any]

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 import alignzoo as az
+from alignzoo import options
 
 
 class RegexConfig(az.RewardConfig):
@@ -30,7 +31,7 @@ class RegexConfig(az.RewardConfig):
     ignore_case: bool = Field(False, description="letters match whatever their case")
     multiline: bool = Field(False, description="^ and $ match at every line")
     dotall: bool = Field(True, description="a dot matches a line break too")
-    match_score: float = Field(1.0, description="score of a response that meets everything")
+    match_score: options.Score = Field(1.0, description="score of a response that meets everything")
     timeout: float = Field(1.0, gt=0, description="most seconds a pattern may take on a response")
 
     @model_validator(mode="after")
@@ -44,6 +45,13 @@ class Regex(az.RewardModel):
     """Scores the share of patterns that a response meets."""
 
     Config = RegexConfig
+    examples = (
+        {
+            "options": {"patterns": ["^dog", "[0-9]+"], "avoid": ["cat"], "match_score": 3},
+            "completion": "dog, no cat: 7",
+            "score": 2.0,  # two of the three hold
+        },
+    )
 
     def __init__(self, config: RegexConfig) -> None:
         super().__init__(config)

@@ -33,6 +33,11 @@ class Repetition(az.RewardModel):
     """Scores the share of n-grams that are new."""
 
     Config = RepetitionConfig
+    examples = (
+        # of the pairs "so it", "it goes", "goes so", "so it" three are different
+        {"options": {"n": 2}, "completion": "So it goes so it", "score": 0.75},
+        {"options": {"n": 2, "max_score": 3}, "completion": "once", "score": 3.0},
+    )
 
     def score(
         self, prompts: Sequence[Any], responses: Sequence[str], **columns: Sequence[Any]

@@ -58,6 +58,9 @@ def main() -> None:
     """Imports the plugin and prints what was seen."""
     name, module = sys.argv[1:]
     sys.path[:] = json.load(sys.stdin)
+    import numpy as _numpy  # noqa: F401 - what alignzoo brings takes none of the plugin's time
+
+    from alignzoo import config as _config  # noqa: F401
     from alignzoo import plugin_loader
 
     manager = plugin_loader.new_manager()

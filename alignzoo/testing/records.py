@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from alignzoo.errors import ConfigError
 from alignzoo.plugin_loader import Plugin
@@ -70,6 +71,10 @@ class PluginSubject:
     def config(self, **more: Any) -> Any:
         """Returns its configuration, with `more` over the options it is checked with."""
         return _build(self.target.Config, {**self.options, **more}, self.entry.id)
+
+    def make_alone(self, options: Mapping[str, Any]) -> Any:
+        """Returns a new one with these options and no others, as an example asks for."""
+        return self.target(_build(self.target.Config, options, self.entry.id))
 
     def make(self, **more: Any) -> Any:
         """Returns a new one, with `more` over the options it is checked with."""
@@ -235,11 +240,19 @@ def _is_unbounded(subject: PluginSubject, name: str, field: Any) -> bool:
 
 def _number_type(annotation: Any) -> type | None:
     """Returns int or float where an option is one, perhaps or none; None for all others."""
-    from alignzoo.cli.fields import members
+    types = set(_members(annotation)) - {type(None)}
+    if not types or not types <= {int, float}:
+        return None
+    return float if float in types else int
 
-    numbers = [member for member in members(annotation) if member in (int, float)]
-    others = [m for m in members(annotation) if m not in (int, float, type(None))]
-    return None if others or not numbers else (float if float in numbers else int)
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """Returns the members of a union, or the annotation alone; `Annotated` is looked through."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(inner for part in get_args(annotation) for inner in _members(part))
+    return (annotation,)
 
 
 def _takes(subject: PluginSubject, name: str, value: Any) -> bool:
