@@ -8,7 +8,7 @@ optimiser, the reward or the files of a run.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -240,10 +240,21 @@ class Learner(Protocol):
 
 
 class Algorithm:
-    """Base of every algorithm. Subclasses set `Config` and write `prepare` and `loss`."""
+    """Base of every algorithm. Subclasses set `Config` and write `prepare` and `loss`.
+
+    Attributes:
+        saved: names of attributes that a resumed run needs, JSON-able.
+        metrics: names of its own metrics, each with one line that says what it is; the names of
+            `alignzoo.report.metric_names` are known to all.
+        examples: numbers worked by hand, which `alignzoo check` computes again. Each has the
+            options, what goes in and what must come out; `alignzoo.testing.algorithms.examples`
+            says under which names.
+    """
 
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
-    saved: ClassVar[tuple[str, ...]] = ()  # attributes that a resumed run needs, JSON-able
+    saved: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[Mapping[str, str]] = {}
+    examples: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
     def __init__(self, config: AlgorithmConfig) -> None:
         self.config: Any = config
@@ -252,6 +263,15 @@ class Algorithm:
     def needs(self) -> Needs:
         """What this configuration needs."""
         return Needs()
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the expected gradient of the first step is that of the expected reward.
+
+        A claim of this configuration, up to the mean over a response's tokens; `alignzoo check`
+        holds it to every response of a small token MDP.
+        """
+        return False
 
     @property
     def kl_coef(self) -> float:

@@ -157,7 +157,7 @@ def regularisation(
     The KL is `kernels.kl_penalty` of `out.log_probs` and `batch.ref_log_probs` per token; k2 has
     the gradient of KL(policy || reference) at the visited states.
     """
-    total = out.entropy.sum()
+    total = (out.entropy * batch.response_mask).sum()
     loss = total.new_zeros(())
     if ent_coef:
         loss = loss - ent_coef * total / batch.num_tokens

@@ -69,8 +69,8 @@ class BestOfN(az.Algorithm):
     def loss(self, batch: az.RolloutBatch, out: az.PolicyOutput) -> az.Loss:
         config = self.config
         likelihood = -objectives.mean(batch, out.log_probs, config.aggregate)
-        total = -out.log_probs.detach().sum()
-        metrics = {"loss": (total, batch.response_mask.sum())}
+        mask = batch.response_mask
+        metrics = {"loss": (-(out.log_probs.detach() * mask).sum(), mask.sum())}
         return az.Loss(likelihood, metrics) + objectives.regularisation(
             batch, out, ent_coef=config.ent_coef, kl_coef=self.loss_kl_coef
         )

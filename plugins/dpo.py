@@ -83,7 +83,8 @@ class DPO(az.Algorithm):
 
     def rewards(self, batch: az.RolloutBatch, out: az.PolicyOutput) -> Tensor:
         """Returns the implicit reward of each response, [B]."""
-        rewards: Tensor = self.config.beta * (out.log_probs - batch.ref_log_probs).sum(1)
+        log_ratios = (out.log_probs - batch.ref_log_probs) * batch.response_mask
+        rewards: Tensor = self.config.beta * log_ratios.sum(1)
         return rewards
 
     def losses(self, chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ class DPO(az.Algorithm):
         return -logsigmoid(chosen - rejected)
 
     def loss(self, batch: az.RolloutBatch, out: az.PolicyOutput) -> az.Loss:
-        rewards, log_probs = self.rewards(batch, out), out.log_probs.detach().sum(1)
+        rewards, log_probs = self.rewards(batch, out), response_log_probs(batch, out).detach()
         is_chosen, is_rejected = batch.pair_labels == 1, batch.pair_labels == 0
         losses = self.losses(rewards[is_chosen], rewards[is_rejected])
         count = len(losses)
@@ -139,7 +140,8 @@ class SimPO(DPO):
     has_reference = False
 
     def rewards(self, batch: az.RolloutBatch, out: az.PolicyOutput) -> Tensor:
-        rewards: Tensor = self.config.beta * out.log_probs.sum(1) / batch.response_mask.sum(1)
+        mean = response_log_probs(batch, out) / batch.response_mask.sum(1)
+        rewards: Tensor = self.config.beta * mean
         return rewards
 
     def losses(self, chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -153,7 +155,7 @@ class ORPO(DPO):
     has_reference = False
 
     def rewards(self, batch: az.RolloutBatch, out: az.PolicyOutput) -> Tensor:
-        log_p = out.log_probs.sum(1) / batch.response_mask.sum(1)
+        log_p = response_log_probs(batch, out) / batch.response_mask.sum(1)
         log_p = log_p.clamp(max=-1e-6)  # certainty has no finite odds
         rewards: Tensor = log_p - (-log_p.expm1()).log()
         return rewards
@@ -163,6 +165,11 @@ class ORPO(DPO):
 
         log_p = logsigmoid(chosen)  # of the chosen response: the inverse of its log odds
         return -log_p + self.config.beta * super().losses(chosen, rejected)
+
+
+def response_log_probs(batch: az.RolloutBatch, out: az.PolicyOutput) -> Tensor:
+    """Returns the log-prob of each response, [B]: of the tokens that the policy chose."""
+    return (out.log_probs * batch.response_mask).sum(1)
 
 
 @az.hookimpl

@@ -36,7 +36,9 @@ class KTOConfig(az.AlgorithmConfig):
     source: Literal["preferences", "ratings"] = Field(
         "preferences", description="pairs, each a desirable and an undesirable response, or ratings"
     )
-    threshold: float = Field(0.5, description="least rating of a desirable response")
+    threshold: float = Field(
+        0.5, ge=-1e6, le=1e6, description="least rating of a desirable response"
+    )
     beta: float = Field(0.1, gt=0, description="small strays further from the reference")
     desirable_weight: float = Field(1.0, gt=0, description="of desirable responses, lambda_D")
     undesirable_weight: float = Field(1.0, gt=0, description="of the others, lambda_U")
@@ -62,11 +64,12 @@ class KTO(az.Algorithm):
     def loss(self, batch: az.RolloutBatch, out: az.PolicyOutput) -> az.Loss:
         config, good = self.config, self.is_desirable(batch)
         weights = config.desirable_weight * good + config.undesirable_weight * ~good
-        rewards = config.beta * (out.log_probs - batch.ref_log_probs).sum(1)
+        mask = batch.response_mask
+        rewards = config.beta * ((out.log_probs - batch.ref_log_probs) * mask).sum(1)
         values = (rewards - config.beta * self.kl_point) * (2.0 * good - 1)
         losses = weights * (1 - values.sigmoid())
         metrics = {"loss": (losses.detach().sum(), len(batch))}
-        log_probs = out.log_probs.detach().sum(1)
+        log_probs = (out.log_probs.detach() * mask).sum(1)
         for name, rows in (("chosen", good), ("rejected", ~good)):
             metrics[f"{name}_log_probs"] = (log_probs[rows].sum(), rows.sum())
             metrics[f"{name}_rewards"] = (rewards.detach()[rows].sum(), rows.sum())

@@ -83,9 +83,10 @@ class RewardWeighted(az.Algorithm):
         batch.weights = weights if limit is None else weights.clamp(max=limit)
 
     def loss(self, batch: az.RolloutBatch, out: az.PolicyOutput) -> az.Loss:
-        weighted = -(batch.weights[:, None] * out.log_probs).sum()
+        mask = batch.response_mask
+        weighted = -(batch.weights[:, None] * out.log_probs * mask).sum()
         metrics = {
-            "loss": (weighted.detach(), batch.response_mask.sum()),
+            "loss": (weighted.detach(), mask.sum()),
             "weight_max": az.Max(batch.weights.max()),
         }
         return az.Loss(weighted / batch.num_tokens, metrics) + objectives.regularisation(

@@ -40,18 +40,18 @@ class SFT(az.Algorithm):
         return az.Needs(source="demonstrations")
 
     def loss(self, batch: RolloutBatch, out: PolicyOutput) -> az.Loss:
-        total = out.log_probs.sum()
-        count = batch.response_mask.sum()
+        mask = batch.response_mask
+        log_probs, entropy = out.log_probs * mask, out.entropy.detach() * mask
+        total, count = log_probs.sum(), mask.sum()
         if self.config.aggregate == "token_mean":
             value = -total / batch.num_tokens
         else:
-            lengths = batch.response_mask.sum(1).clamp(min=1)
-            value = -(out.log_probs.sum(1) / lengths).sum() / batch.num_sequences
+            value = -(log_probs.sum(1) / mask.sum(1).clamp(min=1)).sum() / batch.num_sequences
         return az.Loss(
             value,
             {
                 "loss": (-total.detach(), count),
-                "entropy": (out.entropy.detach().sum(), count),
+                "entropy": (entropy.sum(), count),
             },
         )
 

@@ -169,7 +169,7 @@ class TRPO(az.Algorithm):
         needs = replace(self.needs, values=False, logits=True)
 
         def divergence(micro: az.RolloutBatch, out: az.PolicyOutput) -> az.Loss:
-            log_probs = (out.logits / learner.temperature).log_softmax(-1)  # [B, T, V]
+            log_probs = (out.logits.float() / learner.temperature).log_softmax(-1)  # [B, T, V]
             old = log_probs.detach()
             kl = (old.exp() * (old - log_probs)).sum(-1)
             return az.Loss(objectives.mean(micro, kl))

@@ -1,0 +1,58 @@
+"""The conformance kit for algorithms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from alignzoo.testing.algorithms import contract, invariance
+from alignzoo.testing.algorithms.subject import AlgorithmSubject, make_subject
+from alignzoo.testing.checks import Check, make_checks
+from alignzoo.testing.records import RECORD_CHECKS, plugin_cases
+
+CHECKS: list[Check[AlgorithmSubject]] = make_checks(
+    [
+        *RECORD_CHECKS,
+        contract.needs_are_complete,
+        invariance.padding_changes_nothing,
+        invariance.masked_tokens_change_nothing,
+        invariance.masked_tokens_have_no_gradient,
+        contract.the_batch_is_not_changed,
+        contract.the_loss_is_repeatable,
+        invariance.splitting_changes_nothing,
+        invariance.row_order_changes_nothing,
+        contract.low_precision_keeps_a_float32_loss,
+        contract.metrics_are_known_and_finite,
+        contract.approx_kl_is_of_the_sampling_policy,
+        contract.the_loss_has_a_gradient,
+    ]
+)
+
+
+def algorithm_checks(
+    id: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+) -> list[Any]:
+    """Returns a pytest case for each check of the algorithm `id`, or `distribution:id`.
+
+        @pytest.mark.parametrize("check", algorithm_checks("loo"))
+        def test_conformance(check):
+            check()
+
+    Nothing is imported before a case runs.
+
+    Args:
+        options: of the algorithm; required ones that are not given come from its first example.
+        expected_failures: names of checks that are known to fail, each with the reason; one that
+            passes is a failure.
+    Raises:
+        ConfigError: `expected_failures` names no check.
+    """
+    return plugin_cases(
+        "algorithm", id, CHECKS, make_subject, options=options, expected_failures=expected_failures
+    )
+
+
+__all__ = ["CHECKS", "algorithm_checks", "make_subject"]
