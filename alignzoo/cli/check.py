@@ -256,10 +256,15 @@ class Report:
         print(line, flush=True)
 
     def _print_end(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if not outcome.is_good:
-                print(f"\n{WORDS[outcome.state]} {outcome.name}")
-                print("\n".join(f"  {line}" for line in outcome.message.splitlines()))
+        said: dict[str, str] = {}
+        for outcome in (outcome for outcome in outcomes if not outcome.is_good):
+            print(f"\n{WORDS[outcome.state]} {outcome.name}")
+            promise, _, found = outcome.message.partition("\n")
+            if said.get(found):  # one cause, as where it cannot be made
+                print(f"  {promise}\n  Found what {said[found]} found, above.")
+                continue
+            said[found] = outcome.name if found else ""
+            print("\n".join(f"  {line}" for line in outcome.message.splitlines()))
         counts = [
             f"{sum(o.state == state for o in outcomes)} {word.lower()}"
             for state, word in WORDS.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,15 @@ from judgement_rows import judgements
 import alignzoo as az
 from alignzoo.data import JUDGEMENTS
 from alignzoo.errors import ConfigError, DataError
+from alignzoo.testing import reward_checks
 
 RULES: dict[str, dict[str, Any]] = {
-    "json_schema": {"json_schema": {"type": "array"}},
+    "json_schema": {},
     "keywords": {"include": ["thank"], "max_words": 4},
-    "length": {"target": 4},
+    "length": {},
     "math": {},
-    "regex": {"patterns": ["[0-9]+", "^Thank"]},
-    "repetition": {"n": 1},
+    "regex": {},
+    "repetition": {},
 }
 TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "regression": ("ratings", {}),
@@ -28,34 +28,65 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "classification svm": ("classes", {"model": "svm"}),
     "text_feedback": ("feedback", {}),
     "preference": ("pairs", {}),
-    "preference rankings": ("rankings", {}),
     "process": ("steps", {}),
 }
-NEURAL: dict[str, tuple[str, dict[str, Any]]] = {
-    "preference policy": ("pairs", {"policy": "tiny", "num_epochs": 1}),
-    "process policy": ("steps", {"policy": "tiny", "num_epochs": 1}),
-    "regression policy": ("ratings", {"policy": "tiny"}),
+NEURAL: dict[str, dict[str, Any]] = {
+    "preference policy": {"policy": "tiny", "num_epochs": 1},
+    "process policy": {"policy": "tiny", "num_epochs": 1},
+    "regression policy": {"policy": "tiny"},
 }
-ALL = {**TRAINED, **NEURAL}
 ROWS = judgements()
-PROMPTS: list[Any] = [
-    "Say 1.",
-    [{"role": "user", "content": "Say 2."}],
-    "",
-    "Say 4.",
-    "说五。",
-]
+PROMPTS: list[Any] = ["Say 1.", [{"role": "user", "content": "Say 2."}], "", "Say 4.", "说五。"]
 RESPONSES = ["Thank you, 1.", "Go away, 2!", "", "[4] " * 40, "谢谢，五。"]
 COLUMNS = {"answer": ["1", "2", "3", "4", "5"]}
+OTHER_PROCESSES = ("the_import_is_light", "another_process_scores_the_same")
 
 
 def id_of(case: str) -> str:
     return case.split()[0]
 
 
+def options_of(case: str) -> dict[str, Any]:
+    if case in RULES:
+        return RULES[case]
+    return TRAINED[case][1] if case in TRAINED else NEURAL[case]
+
+
 def make(case: str) -> Any:
-    options = RULES[case] if case in RULES else ALL[case][1]
-    return az.make_reward(id_of(case), **options)
+    return az.make_reward(id_of(case), **options_of(case))
+
+
+def checks_of(cases: Any, *, alone: bool) -> list[Any]:
+    """Returns the kit's cases of rewards; those that start a process apart, or those `alone`."""
+    return [
+        pytest.param(check.values[0], id=f"{case}-{check.id}")
+        for case in cases
+        for check in reward_checks(id_of(case), options=options_of(case))
+        if (check.id in OTHER_PROCESSES) == alone
+    ]
+
+
+def test_every_reward_is_tested_here() -> None:
+    ours = {entry.id for entry in az.registry().rewards if entry.plugin.first_party}
+    assert {id_of(case) for case in [*RULES, *TRAINED, *NEURAL]} == ours
+
+
+@pytest.mark.parametrize("check", checks_of([*RULES, *TRAINED], alone=False))
+def test_every_reward_passes_the_kit(check: Any) -> None:
+    check()
+
+
+@pytest.mark.parametrize("check", checks_of(RULES, alone=True))
+def test_every_rule_passes_the_kit_in_another_process(check: Any) -> None:
+    check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "check", [*checks_of(NEURAL, alone=False), *checks_of(["regression", "process"], alone=True)]
+)
+def test_every_neural_reward_passes_the_kit(check: Any) -> None:
+    check()
 
 
 _fitted: dict[str, Any] = {}
@@ -65,7 +96,7 @@ def fitted(case: str) -> Any:
     """Returns a reward that learned from its rows; each is trained once."""
     if case not in _fitted:
         _fitted[case] = make(case)
-        _fitted[case].fit(ROWS[ALL[case][0]], seed=1)
+        _fitted[case].fit(ROWS[TRAINED[case][0]], seed=1)
     return _fitted[case]
 
 
@@ -73,64 +104,21 @@ def scores_of(reward: Any, rows: list[int]) -> list[float]:
     columns = {name: [values[i] for i in rows] for name, values in COLUMNS.items()}
     prompts, responses = [PROMPTS[i] for i in rows], [RESPONSES[i] for i in rows]
     found = reward.score(prompts=prompts, responses=responses, **columns)
-    assert len(found) == len(rows)
     return [float(score) for score in found]
 
 
-def test_every_reward_is_tested_here() -> None:
-    ours = {entry.id for entry in az.registry().rewards if entry.plugin.first_party}
-    assert {id_of(case) for case in [*RULES, *ALL]} == ours
-
-
-@pytest.mark.parametrize("case", [*RULES, *TRAINED])
+@pytest.mark.parametrize("case", TRAINED)
 def test_a_response_scores_the_same_alone_and_in_any_batch_to_the_bit(case: str) -> None:
-    """correctness.md #25."""
-    reward = make(case) if case in RULES else fitted(case)
+    """correctness.md #25; of rules the kit asks the same, up to rounding."""
+    reward = fitted(case)
     together = scores_of(reward, [0, 1, 2, 3, 4])
     assert [scores_of(reward, [row])[0] for row in range(5)] == together
     assert scores_of(reward, [4, 2, 0, 2]) == [together[row] for row in (4, 2, 0, 2)]
 
 
-@pytest.mark.parametrize("case", NEURAL)
-def test_a_model_scores_a_response_the_same_in_any_batch_within_rounding(case: str) -> None:
-    """correctness.md #25."""
-    reward = fitted(case)
-    together = scores_of(reward, [0, 1, 2, 3, 4])
-    assert [scores_of(reward, [row])[0] for row in range(5)] == pytest.approx(together, abs=1e-5)
-
-
-@pytest.mark.parametrize("case", [*RULES, *ALL])
-def test_every_response_gets_a_finite_score(case: str) -> None:
-    reward = make(case) if case in RULES else fitted(case)
-    assert all(map(math.isfinite, scores_of(reward, [0, 1, 2, 3, 4])))
-    assert list(reward.score(prompts=[], responses=[], answer=[])) == []
-
-
-@pytest.mark.parametrize("case", ALL)
-def test_what_was_learned_prefers_what_people_preferred(case: str) -> None:
-    reward = fitted(case)
-    prompts = [f"Say {i}." for i in range(100, 120)]
-    good = reward.score(prompts=prompts, responses=[f"Thank you, {p[4:-1]}." for p in prompts])
-    bad = reward.score(prompts=prompts, responses=[f"Go away, {p[4:-1]}!" for p in prompts])
-    if case not in ("process", "process policy"):  # a whole response there is one step of two
-        assert sum(g > b for g, b in zip(good, bad, strict=True)) >= 16
-
-
-@pytest.mark.parametrize("case", ALL)
-def test_the_same_seed_learns_the_same_bits(case: str) -> None:
-    again = make(case)
-    again.fit(ROWS[ALL[case][0]], seed=1)
-    assert scores_of(again, [0, 1, 2, 3, 4]) == scores_of(fitted(case), [0, 1, 2, 3, 4])
-
-
-@pytest.mark.parametrize("case", ALL)
-def test_what_is_saved_scores_the_same_bits_when_loaded(case: str, tmp_path: Path) -> None:
-    reward, again = fitted(case), make(case)
-    reward.save(tmp_path / "reward")
-    again.load(tmp_path / "reward")
-    assert scores_of(again, [0, 1, 2, 3, 4]) == scores_of(reward, [0, 1, 2, 3, 4])
-    kinds = {path.suffix for path in (tmp_path / "reward").rglob("*") if path.is_file()}
-    assert kinds <= {".json", ".safetensors", ".jinja", ".txt", ".model"}  # nothing that can run
+@pytest.mark.parametrize("case", TRAINED)
+def test_no_responses_have_no_scores(case: str) -> None:
+    assert list(fitted(case).score(prompts=[], responses=[], answer=[])) == []
 
 
 @pytest.mark.parametrize("case", TRAINED)
@@ -147,12 +135,6 @@ def test_a_damaged_file_is_refused_by_name(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", TRAINED)
-def test_a_reward_that_was_not_trained_says_so(case: str) -> None:
-    with pytest.raises(ConfigError, match="train"):
-        scores_of(make(case), [0])
-
-
-@pytest.mark.parametrize("case", TRAINED)
 def test_data_of_another_kind_is_refused_by_its_place(case: str) -> None:
     kinds = type(make(case)).learns_from
     assert kinds
@@ -163,13 +145,14 @@ def test_data_of_another_kind_is_refused_by_its_place(case: str) -> None:
 
 @pytest.mark.parametrize("case", TRAINED)
 def test_a_single_row_is_too_little_to_learn_from(case: str) -> None:
-    if case in ("preference", "preference rankings", "process"):
+    if case in ("preference", "process"):
         pytest.skip("one comparison, or one response with its steps, teaches something")
     with pytest.raises(DataError):
-        make(case).fit(ROWS[ALL[case][0]][:1])
+        make(case).fit(ROWS[TRAINED[case][0]][:1])
 
 
 @pytest.mark.parametrize("case", RULES)
 def test_a_rule_has_nothing_to_learn(case: str) -> None:
+    options = {"json_schema": {"json_schema": {}}, "regex": {"patterns": ["a"]}}.get(case, {})
     with pytest.raises(ConfigError, match="nothing to learn"):
-        make(case).fit(ROWS["ratings"])
+        az.make_reward(case, **options).fit(ROWS["ratings"])

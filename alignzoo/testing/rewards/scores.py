@@ -157,12 +157,12 @@ def the_order_changes_nothing(subject: RewardSubject) -> None:
 
 def the_same_call_scores_the_same(subject: RewardSubject) -> None:
     """The same responses score the same at every call."""
-    cases = subject.cases
-    scores = subject.score(subject.reward, cases)
+    reward, cases = subject.fresh(), subject.cases
+    scores = subject.score(reward, cases)
     for _ in range(2):
         require_same(
             scores,
-            subject.score(subject.reward, cases),
+            subject.score(reward, cases),
             cases,
             "the same call was made again. Keep nothing between calls, and draw nothing at random "
             "while scoring; put a model into eval mode.",
@@ -295,11 +295,11 @@ def _check_keys(number: int, example: Any) -> None:
     )
     for key in set(example) - set(EXAMPLE_KEYS):
         close = difflib.get_close_matches(str(key), EXAMPLE_KEYS, n=1, cutoff=0.75)
-        require(
-            not close and isinstance(key, str),
-            f"examples[{number}] has the key {key!r}. Did you mean {close}? Other keys are columns "
-            "of the data.",
-        )
+        if close:
+            fail(
+                f"examples[{number}] has the key {key!r}. Did you mean {close[0]!r}? Other keys "
+                "are columns of the data."
+            )
     known = sorted(set(map(str, example)))
     if "score" in example:
         require(
@@ -315,8 +315,7 @@ def _check_keys(number: int, example: Any) -> None:
 
 def _check_example(subject: RewardSubject, number: int, example: Mapping[str, Any]) -> None:
     """Fails where an example's response does not score what the example says."""
-    options = example.get("options")
-    reward = subject.make() if options is None else subject.make_alone(options)
+    reward = subject.make_alone(example.get("options", {}))
     columns = {k: v for k, v in example.items() if k not in EXAMPLE_KEYS}
     case = Case(example.get("prompt", ""), example["completion"], columns)
     (found,) = subject.score(reward, [case])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -45,6 +47,7 @@ class RewardSubject(PluginSubject):
         super().__init__(entry, options)
         self._fitted: dict[tuple[str, int], Any] = {}
         self._guessed: dict[str, Any] = {}
+        self._trained: Any = None  # as `reward` was before it scored anything
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -59,7 +62,11 @@ class RewardSubject(PluginSubject):
     @cached_property
     def reward(self) -> Any:
         """A reward that can score: made, and trained where it learns."""
-        reward = self.fitted(self.kinds[0]) if self.kinds else self.make()
+        reward = self.make()
+        if self.kinds:
+            reward = self.fitted(self.kinds[0])
+            with contextlib.suppress(Exception):
+                self._trained = copy.deepcopy(reward)
         self._guess_columns(reward)
         return reward
 
@@ -78,6 +85,15 @@ class RewardSubject(PluginSubject):
                 return reward
             self._fitted[kind, seed] = reward
         return self._fitted[kind, seed]
+
+    def fresh(self) -> Any:
+        """Returns a reward that can score and has scored nothing yet."""
+        if not self.kinds:
+            return self.make()
+        _ = self.reward
+        if self._trained is None:  # it holds what cannot be copied, such as a lock
+            return self.fitted(self.kinds[0], again=True)
+        return copy.deepcopy(self._trained)
 
     def judgements(self, kind: str, count: int = 40, *, start: int = 0) -> list[Any]:
         """Returns rows of a kind, as `alignzoo train-reward` hands them to `fit`."""
