@@ -22,6 +22,7 @@ class AlgorithmConfig(Config):
 
     learning_rate: options.LearningRate = 1e-5
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
+    adam_beta2: options.AdamBeta2 = 0.999
     max_grad_norm: float = Field(
         1.0, gt=0, description="gradients of each parameter group are scaled down to this L2 norm"
     )

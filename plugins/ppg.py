@@ -36,6 +36,7 @@ CRITIC_TOKENS = 16_384  # at a time, where a separate critic values a rollout
 class PPGConfig(az.AlgorithmConfig):
     """Options of `ppg`."""
 
+    adam_beta2: options.AdamBeta2 = 0.99  # as in ppo
     num_epochs: options.NumEpochs = 2
     kl_coef: options.KLCoef = 0.025
     gamma: options.Gamma = 1.0
@@ -231,5 +232,6 @@ def alignzoo_algorithms() -> list[az.AlgorithmSpec]:
             target="alignzoo.plugins.ppg:PPG",
             summary="PPO with auxiliary phases that distil the value function into the policy",
             paper="arXiv:2009.04416",
+            revision=2,
         )
     ]

@@ -9,7 +9,8 @@ generalised advantage estimates (arXiv:1506.02438), and kl_coef may follow a tar
 
 What differs from the papers (`docs/algorithms/ppo.md` has the experiments): gamma = gae_lambda = 1
 and advantages centred but not divided by their deviation; the value head has a rate of its own and
-its gradient stops at the trunk, so a poor critic cannot spoil the policy.
+its gradient stops at the trunk, so a poor critic cannot spoil the policy; Adam's second decay is
+0.99, so a rare response does not move the policy by more than the learning rate.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from alignzoo import objectives, options
 class PPOConfig(az.AlgorithmConfig):
     """Options of `ppo`."""
 
+    adam_beta2: options.AdamBeta2 = 0.99
     num_epochs: options.NumEpochs = 2
     kl_coef: options.KLCoef = 0.025
     kl_target: float | None = Field(
@@ -137,5 +139,6 @@ def alignzoo_algorithms() -> list[az.AlgorithmSpec]:
             target="alignzoo.plugins.ppo:PPO",
             summary="proximal policy optimization with a learned critic",
             paper="arXiv:1707.06347",
+            revision=2,
         )
     ]

@@ -34,7 +34,7 @@ def test_list_on_no_terminal_is_plain_aligned_text(capsys):
     assert lines[0] == "algorithms"
     column = lines[1].index("revision")
     row = next(line for line in lines if line.split()[0] == "ppo")
-    assert row[column] == "1"
+    assert row[column] == "2"
     assert row.isascii()
 
 
