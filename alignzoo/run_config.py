@@ -92,13 +92,18 @@ def check_unchanged(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Non
     """Checks that a resumed run is the run that was stopped.
 
     Another torch build, CPU type or thread count is a warning, since results then differ by
-    rounding; another dataset, option, policy or plugin revision is an error.
+    rounding, and so is another version of a plugin of the same revision. Another dataset, option,
+    policy or plugin revision is an error.
 
     Raises:
         ConfigError: naming what differs, with both values.
     """
     for section in IDENTITY:
         for name, (before, now) in _differences(saved.get(section), current.get(section)).items():
+            if name.endswith(".version"):
+                whose = section + name.removesuffix(".version")
+                logger.warning("resumed under version %s of %s, was %s", now, whose, before)
+                continue
             raise ConfigError(
                 f"the run was started with {section}{name} = {before!r} and is now {now!r}; "
                 "resume it unchanged, or say allow_changed"
@@ -118,5 +123,10 @@ def _differences(before: Any, now: Any, path: str = "") -> dict[str, tuple[Any, 
         found: dict[str, tuple[Any, Any]] = {}
         for name in [*before, *(key for key in now if key not in before)]:
             found |= _differences(before.get(name), now.get(name), f"{path}.{name}")
+        return found
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        found = {}
+        for number, (one, other) in enumerate(zip(before, now, strict=True)):
+            found |= _differences(one, other, f"{path}[{number}]")
         return found
     return {} if before == now else {path: (before, now)}

@@ -27,6 +27,7 @@ from trainer.runs import (
 
 import alignzoo as az
 from alignzoo.algorithm import Column
+from alignzoo.run_config import check_unchanged
 
 STOP, END = 3, 6
 
@@ -291,6 +292,29 @@ def test_changed_demonstrations_are_not_resumed(runs, policy, tmp_path):
     altered = [*DEMONSTRATIONS[:-1], {**DEMONSTRATIONS[-1], "completion": " other"}]
     with pytest.raises(az.ConfigError, match=r"data\.fingerprint"):
         make_sft(out, policy, **OPTIONS, data=altered).run(END, resume=True)
+
+
+def owned(version, revision=1):
+    """What config.yaml says of a run whose algorithm and reward are someone else's plugins."""
+    owner = {"distribution": "alignzoo-theirs", "version": version, "revision": revision}
+    return {"algorithm": {"id": "theirs", **owner}, "rewards": [{"reward": "theirs", **owner}]}
+
+
+def test_another_version_of_the_same_revision_is_resumed_with_a_warning(caplog):
+    check_unchanged(owned("1.5"), owned("1.6"))
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        "resumed under version 1.6 of algorithm, was 1.5",
+        "resumed under version 1.6 of rewards[0], was 1.5",
+    ]
+
+
+def test_another_revision_is_refused_of_algorithm_and_reward():
+    with pytest.raises(az.ConfigError, match=r"algorithm\.revision = 1 and is now 2"):
+        check_unchanged(owned("1.5"), owned("1.5", revision=2))
+    changed = {**owned("1.5"), "rewards": owned("1.5", revision=2)["rewards"]}
+    with pytest.raises(az.ConfigError, match=r"rewards\[0\]\.revision = 1 and is now 2"):
+        check_unchanged(owned("1.5"), changed)
 
 
 def test_allow_changed_goes_on_and_records_what_is_new(runs, policy, tmp_path):
