@@ -26,10 +26,12 @@ from alignzoo.cli.fields import options_of
 TABLE = re.compile(r"<!-- options: (\w+) -->\n((?:\|.*(?:\n|$))*)")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/plugins.md", "docs/rewards/report.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/plugins/contract.md", "docs/rewards/report.md"]
+)
 def test_python_snippets_run(page: str, tmp_path: Path) -> None:
     scripts = write_modules(tmp_path, blocks(ROOT / page, "python"))
-    assert scripts or page == "docs/plugins.md"
+    assert scripts or page == "docs/plugins/contract.md"
     for number, script in enumerate(scripts):
         (tmp_path / f"snippet_{number}.py").write_text(script)
         run([sys.executable, f"snippet_{number}.py"], tmp_path)
@@ -57,7 +59,7 @@ def test_readme_plugin_and_reward_run(tmp_path: Path) -> None:
 
 
 def test_plugin_page_reward_scores(tmp_path: Path) -> None:
-    write_modules(tmp_path, blocks(ROOT / "docs" / "plugins.md", "python"))
+    write_modules(tmp_path, blocks(ROOT / "docs" / "plugins" / "contract.md", "python"))
     (tmp_path / "rows.jsonl").write_text('{"prompt": "", "completion": "ABcd"}\n')
     run(
         "alignzoo -p alignzoo_shouting score --reward shouting --data rows.jsonl --out out.jsonl",
@@ -67,7 +69,7 @@ def test_plugin_page_reward_scores(tmp_path: Path) -> None:
 
 
 def test_plugin_page_reward_learns(tmp_path: Path) -> None:
-    write_modules(tmp_path, blocks(ROOT / "docs" / "plugins.md", "python"))
+    write_modules(tmp_path, blocks(ROOT / "docs" / "plugins" / "contract.md", "python"))
     rows = [{"prompt": f"{i}", "completion": "a " * (i % 5), "rating": i % 5} for i in range(40)]
     (tmp_path / "ratings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     plugin = "alignzoo -p alignzoo_wordiness"
