@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alignzoo.testing.algorithms import contract, invariance
+from alignzoo.testing.algorithms import contract, examples, invariance, limits, state
 from alignzoo.testing.algorithms.subject import AlgorithmSubject, make_subject
 from alignzoo.testing.checks import Check, make_checks
 from alignzoo.testing.records import RECORD_CHECKS, plugin_cases
@@ -21,10 +21,18 @@ CHECKS: list[Check[AlgorithmSubject]] = make_checks(
         contract.the_loss_is_repeatable,
         invariance.splitting_changes_nothing,
         invariance.row_order_changes_nothing,
+        limits.equal_scores_teach_nothing,
+        limits.extreme_ratios_stay_finite,
+        limits.one_token_responses_work,
+        limits.full_length_responses_work,
         contract.low_precision_keeps_a_float32_loss,
         contract.metrics_are_known_and_finite,
         contract.approx_kl_is_of_the_sampling_policy,
         contract.the_loss_has_a_gradient,
+        examples.examples_hold,
+        state.state_dict_holds_all_state,
+        state.seeded_runs_are_equal,
+        state.resume_equals_uninterrupted,
     ]
 )
 

@@ -85,6 +85,23 @@ def poisoned(
     return with_columns(batch, **{n: junk(batch._tensors[n], BIG) for n in written}), spoiled
 
 
+def extreme(batch: RolloutBatch, out: PolicyOutput, pattern: str) -> Any:
+    """Returns both with log-ratios of 100 nats to the old policy and to the reference.
+
+    "up": the policy is all but certain of what was all but impossible; "down": the reverse; "both"
+    in turn along a response.
+    """
+    mask = batch.response_mask
+    turns = torch.ones(mask.shape).cumsum(1).remainder(2) == 1
+    is_up = {"up": turns | True, "down": turns & False, "both": turns}[pattern]
+    likely, unlikely = torch.tensor(-1e-4), torch.tensor(-100.0)
+    now = torch.where(is_up, likely, unlikely) * mask
+    before = torch.where(is_up, unlikely, likely) * mask
+    names = [n for n in batch._tensors if n.endswith("_log_probs")]
+    columns = {name: before.to(batch._tensors[name].dtype) for name in names}
+    return with_columns(batch, **columns), replace(out, log_probs=now.to(out.log_probs.dtype))
+
+
 def shifted(batch: RolloutBatch) -> tuple[RolloutBatch, Tensor]:
     """Returns the batch with each row's masked tokens behind the others, and the order [B, T].
 
