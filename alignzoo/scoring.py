@@ -155,7 +155,7 @@ def _run(
         result = score(**{k: v for k, v in available.items() if takes_all or k in names})
     except AlignzooError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"{term.label} failed: {type(error).__name__}: {error}") from error
     return checked_scores(result, len(responses), term.label)
 

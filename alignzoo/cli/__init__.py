@@ -167,7 +167,15 @@ def _exists(command: str) -> bool:
 
 def _run(command: str, arguments: list[str]) -> int:
     """Runs one of our own commands."""
-    code: int = importlib.import_module(_module(command)).run(arguments)
+    try:
+        code: int = importlib.import_module(_module(command)).run(arguments)
+    except SystemExit as exit:  # of argparse, after --help; or a plugin tried to end the program
+        from alignzoo.plugin_registry import blame
+
+        blamed = blame(exit)
+        if blamed is None:
+            raise
+        raise blamed from exit
     return code
 
 

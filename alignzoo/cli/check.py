@@ -171,7 +171,9 @@ def _options(subject: Any, given: Mapping[str, Any]) -> dict[str, Any] | None:
         ConfigError: the options given are wrong, or it has required ones and no example.
     """
     try:
-        return dict(subject.options)
+        config = subject.config()
+        found: dict[str, Any] = config.model_dump(mode="json", include=set(subject.options))
+        return found
     except ConfigError:
         if given or not getattr(subject.target, "examples", ()):
             raise
@@ -247,7 +249,7 @@ class Report:
         parts += [facts["file"]] if facts["file"] else []
         print(", ".join(parts))
         if facts["options"]:
-            print(f"options: {json.dumps(facts['options'], ensure_ascii=False, default=str)}")
+            print(f"options: {json.dumps(facts['options'], ensure_ascii=False)}")
 
     def _print_line(self, outcome: Outcome) -> None:
         line = f"  {outcome.name:{self._width}}  {WORDS[outcome.state]:7}  {outcome.seconds:6.2f} s"
@@ -283,8 +285,7 @@ class Report:
             for outcome in outcomes
         ]
         good = all(outcome.is_good for outcome in outcomes)
-        options = json.loads(json.dumps(self.facts["options"], default=str))
-        print_json({**self.facts, "options": options, "good": good, "checks": checks})
+        print_json({**self.facts, "good": good, "checks": checks})
 
 
 def _quiet(check: Check[Any]) -> Check[Any]:

@@ -73,8 +73,15 @@ class PluginSubject:
         return _build(self.target.Config, {**self.options, **more}, self.entry.id)
 
     def make_alone(self, options: Mapping[str, Any]) -> Any:
-        """Returns a new one with these options and no others, as an example asks for."""
-        return self.target(_build(self.target.Config, options, self.entry.id))
+        """Returns a new one with these options and no others, as an example asks for.
+
+        Where they do not suffice, those it is checked with are beneath.
+        """
+        config, id = self.target.Config, self.entry.id
+        try:
+            return self.target(_build(config, options, id))
+        except ConfigError:
+            return self.target(_build(config, {**self.options, **options}, id))
 
     def make(self, **more: Any) -> Any:
         """Returns a new one, with `more` over the options it is checked with."""

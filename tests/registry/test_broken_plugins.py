@@ -7,6 +7,8 @@ import json
 import pytest
 from fixture_plugins import reward_plugin, run_alignzoo, write_distribution
 
+from alignzoo import cli, plugin_registry
+
 BROKEN = {
     "import error": ("import no_such_module_at_all", "No module named 'no_such_module_at_all'"),
     "syntax error": ("def broken(:", "SyntaxError"),
@@ -55,6 +57,26 @@ BROKEN = {
         reward_plugin("bad", target="nowhere"),
         "target 'nowhere'; expected 'package.module:Name'",
     ),
+    "missing dependency": (
+        "from a_package_of_theirs.scores import readability\n" + reward_plugin("bad"),
+        "No module named 'a_package_of_theirs'",
+    ),
+    "garbage record": (
+        reward_plugin("bad", inside="return [az.RewardSpec(id=7, target=None, summary=b'')]"),
+        "id 7 may hold letters",
+    ),
+    "record of another kind": (
+        reward_plugin("bad", inside="return [az.TaskSpec(id='bad', target='a:b', summary='x')]"),
+        "returned a list with TaskSpec(id='bad'",
+    ),
+    "one id twice": (
+        reward_plugin("bad", inside="return [az.RewardSpec('bad', 'a:B', 'x')] * 2"),
+        "returned 'bad' twice",
+    ),
+    "recursion": (
+        "import alignzoo as az\n@az.hookimpl\ndef alignzoo_rewards(): return alignzoo_rewards()",
+        "RecursionError",
+    ),
     "own command": (
         "import alignzoo as az\n@az.hookimpl\ndef alignzoo_commands():\n"
         "    return [az.CommandSpec(name='train', target='a:b', summary='mine')]",
@@ -64,17 +86,25 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("failure", BROKEN)
-def test_the_host_lives_through_a_broken_plugin_and_names_it(failure, tmp_path):
+def test_the_host_lives_through_a_broken_plugin_and_names_it(failure, installed, capsys, caplog):
     source, needle = BROKEN[failure]
-    write_distribution(tmp_path, "broken-dist", {"broken_module": source})
+    write_distribution(installed, "broken-dist", {"broken_module": source})
+    write_distribution(installed, "good-dist", {"good_module": reward_plugin("good")})
+    assert cli.main(["list", "--json"]) == 0
+    assert [entry["id"] for entry in json.loads(capsys.readouterr().out)["rewards"]] == ["good"]
+    (warning,) = caplog.messages
+    assert "plugin 'broken_module' of broken-dist 1.5 was not loaded" in warning
+    assert needle in warning
+
+
+def test_each_broken_plugin_is_one_line_of_warning_beside_json(tmp_path):
+    for number, (source, _) in enumerate(BROKEN.values()):
+        write_distribution(tmp_path, f"broken-{number}", {f"broken_{number}": source})
     write_distribution(tmp_path, "good-dist", {"good_module": reward_plugin("good")})
     done = run_alignzoo("-p", "no:alignzoo", "list", "--json", path=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [entry["id"] for entry in json.loads(done.stdout)["rewards"]] == ["good"]
-    warnings = done.stderr.splitlines()
-    assert len(warnings) == 1
-    assert "plugin 'broken_module' of broken-dist 1.5 was not loaded" in warnings[0]
-    assert needle in warnings[0]
+    assert len(done.stderr.splitlines()) == len(BROKEN)
 
 
 def test_every_broken_plugin_at_once_is_listed_by_check(tmp_path):
@@ -91,6 +121,198 @@ def test_every_broken_plugin_at_once_is_listed_by_check(tmp_path):
         assert needle in record["error"]
         assert record["import_seconds"] >= 0
         assert record["traceback"].startswith("Traceback")
+
+
+def test_score_and_info_work_beside_every_broken_plugin(installed, capsys, tmp_path):
+    for number, (source, _) in enumerate(BROKEN.values()):
+        write_distribution(installed, f"broken-{number}", {f"broken_{number}": source})
+    write_distribution(installed, "good-dist", {"good_module": reward_plugin("good")})
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "Say it.", "completion": "four"}\n')
+    out = tmp_path / "scores.jsonl"
+    words = ["score", "--reward", "good", "--data", str(data), "--out", str(out)]
+    assert cli.main(words) == 0
+    assert json.loads(out.read_text())["score"] == 4.0
+    assert cli.main(["info", "good", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.partition("\n")[2])["id"] == "good"
+
+
+@pytest.mark.slow
+def test_train_works_beside_every_broken_plugin(tmp_path):
+    for number, (source, _) in enumerate(BROKEN.values()):
+        write_distribution(tmp_path, f"broken-{number}", {f"broken_{number}": source})
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "Say it."}\n')
+    done = run_alignzoo(
+        *("train", "reinforce", "--policy", "tiny", "--reward", "length", "--steps", "1"),
+        *("--prompts", str(prompts), "--batch-size", "2", "--max-new-tokens", "4"),
+        *("--out", str(tmp_path / "run")),
+        path=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 updates")
+    assert done.stderr.count("was not loaded") == len(BROKEN)
+
+
+@pytest.mark.parametrize("failure", BROKEN)
+def test_check_fails_a_broken_plugin_by_name_and_without_a_traceback(failure, installed, capsys):
+    source, needle = BROKEN[failure]
+    write_distribution(installed, "broken-dist", {"broken_module": source})
+    assert cli.main(["check", "broken_module"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith(
+        "broken_module: not loaded, of plugin 'broken_module' of broken-dist 1.5"
+    )
+    assert "FAILED the_plugin_loads" in printed.out
+    assert needle in printed.out
+    assert "Traceback" not in printed.out + printed.err
+
+
+def test_check_finds_the_broken_plugin_by_the_id_it_would_provide(installed, capsys):
+    source = reward_plugin("readability", before="import a_package_of_theirs")
+    write_distribution(installed, "other-dist", {"other_module": "1 / 0"})
+    write_distribution(installed, "broken-dist", {"broken_module": source})
+    assert cli.main(["check", "readability", "--any-option", "1", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["owner"] == "plugin 'broken_module' of broken-dist 1.5"
+    assert [check["name"] for check in found["checks"]] == ["the_plugin_loads"]
+    assert "No module named 'a_package_of_theirs'" in found["checks"][0]["message"]
+
+
+IN_USE = {
+    "a target that does not exist": (
+        {"target": "loaded_module:Rewrad"},
+        "the_class_loads",
+        "'loaded_module' has no 'Rewrad'. Did you mean 'Reward'?",
+    ),
+    "a module that does not exist": (
+        {"target": "no_such_module_at_all:Reward"},
+        "the_class_loads",
+        "No module named 'no_such_module_at_all'",
+    ),
+    "a target that exits": (
+        {"target": "exiting_module:Reward"},
+        "the_class_loads",
+        "SystemExit(3): it tried to end the program",
+    ),
+    "an option named like a flag of the run": (
+        {
+            "before": "from pydantic import Field\nclass Config(az.RewardConfig):\n"
+            "    out: str = Field('x', description='a flag of train-reward')",
+            "body": "Config = Config",
+        },
+        "the_class_loads",
+        "its option 'out' has the name of the command line's own flag --out; rename it",
+    ),
+    "a constructor that raises": (
+        {"body": "def __init__(self, config): raise OSError('no model at /nowhere')"},
+        "one_number_per_response",
+        "OSError: no model at /nowhere (",
+    ),
+    "score raises": (
+        {"score": "raise KeyError('lost')"},
+        "one_number_per_response",
+        "KeyError: 'lost' (",
+    ),
+    "score exits": (
+        {"score": "raise SystemExit(3)"},
+        "one_number_per_response",
+        "SystemExit(3): it tried to end the program (",
+    ),
+    "score returns garbage": (
+        {"score": "return 'high'"},
+        "one_number_per_response",
+        "score returned 'high' (str)",
+    ),
+    "it prints at import": (
+        {"before": "print('hello')"},
+        "the_import_is_light",
+        "importing loaded_module prints 'hello'",
+    ),
+}
+
+
+def write_in_use(folder, failure):
+    """Installs a plugin that loads, and is broken in use."""
+    changes = dict(IN_USE[failure][0])
+    body, score = changes.pop("body", ""), changes.pop("score", "")
+    source = reward_plugin("bad", **changes)
+    source = source.replace("(az.RewardModel):\n", f"(az.RewardModel):\n    {body or 'pass'}\n")
+    source = source.replace(
+        "        return [float", f"        {score or 'pass'}\n        return [float"
+    )
+    write_distribution(folder, "broken-dist", {"loaded_module": source})
+    (folder / "exiting_module.py").write_text("raise SystemExit(3)")
+
+
+@pytest.mark.parametrize("failure", IN_USE)
+def test_check_names_what_is_broken_in_use(failure, installed, capsys):
+    write_in_use(installed, failure)
+    _, name, needle = IN_USE[failure]
+    only = [] if name == "the_class_loads" else ["--only", name]
+    assert cli.main(["check", "bad", *only, "--json"]) == 1
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert (found["distribution"], found["version"]) == ("broken-dist", "1.5")
+    failed = [check for check in found["checks"] if check["state"] == "failed"]
+    assert [check["name"] for check in failed] == [name]
+    assert needle in failed[0]["message"]
+    assert "Traceback" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize("failure", [name for name in IN_USE if "import" not in name])
+def test_score_names_the_plugin_that_is_broken_in_use(failure, installed, capsys, tmp_path):
+    write_in_use(installed, failure)
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "Say it.", "completion": "four"}\n')
+    out = tmp_path / "scores.jsonl"
+    words = ["score", "--reward", "bad", "--data", str(data), "--out", str(out)]
+    assert cli.main(words) in (1, 2)
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: reward 'bad' (plugin 'loaded_module' of broken-dist 1.5)")
+    assert len(printed.err.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_two_owners_of_one_id_are_both_named_and_each_can_be_checked(installed, capsys):
+    for name in ("first", "second"):
+        source = reward_plugin("twice")
+        write_distribution(installed, f"{name}-dist", {f"{name}_module": source})
+    write_distribution(installed, "good-dist", {"good_module": reward_plugin("good")})
+    assert cli.main(["check", "twice"]) == 2
+    message = capsys.readouterr().err
+    assert "plugin 'first_module' of first-dist 1.5 and plugin 'second_module' of" in message
+    assert "say 'first-dist:twice' or 'second-dist:twice'" in message
+    assert cli.main(["check", "second-dist:twice", "--only", "the_record_is_valid"]) == 1
+    assert "'twice' is provided by plugin 'first_module'" in capsys.readouterr().out
+    assert cli.main(["info", "good"]) == 0
+
+
+def test_an_entry_point_named_like_one_of_ours_takes_nothing_away(installed, capsys):
+    write_distribution(
+        installed,
+        "like-ours",
+        {"like_ours": reward_plugin("other")},
+        plugins={"length": "like_ours"},
+    )
+    plugin_registry.select_plugins([])
+    assert cli.main(["info", "length", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["distribution"] == "alignzoo"
+    assert cli.main(["info", "other", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plugin"] == "length"
+
+
+def test_an_id_of_ours_under_another_owner_must_be_qualified(installed, capsys):
+    write_distribution(installed, "like-ours", {"like_ours": reward_plugin("length")})
+    plugin_registry.select_plugins([])
+    assert cli.main(["info", "length"]) == 2
+    message = capsys.readouterr().err
+    assert "plugin 'length' of alignzoo" in message
+    assert "plugin 'like_ours' of like-ours 1.5" in message
+    assert cli.main(["info", "alignzoo:length"]) == 0
+    assert cli.main(["info", "like-ours:length"]) == 0
+    capsys.readouterr()
+    assert cli.main(["info", "ppo"]) == 0
 
 
 def test_a_slow_import_shows_its_seconds(tmp_path):

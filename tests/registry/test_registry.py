@@ -50,7 +50,7 @@ def test_make_reward_returns_the_reward(installed):
     ("options", "message"),
     [
         ({"clip_rnage": 1}, r"^toy has no option 'clip_rnage'\. Did you mean 'clip_range'\?$"),
-        ({"zzz": 1}, r"^toy has no option 'zzz'\. Its options: clip_range, decay_steps,"),
+        ({"zzz": 1}, r"^toy has no option 'zzz'\. Its options: .*clip_range, decay_steps,"),
         ({"clip_range": -1}, r"^toy: option 'clip_range' is -1; it should be greater than 0"),
         ({"clip_range": "x"}, r"^toy: option 'clip_range' is 'x'; it should be a valid number$"),
         ({"clip_range": float("nan")}, r"option 'clip_range' is nan; it should be a finite number"),
