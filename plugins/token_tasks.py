@@ -1,9 +1,9 @@
 """Tasks on languages so small that a policy's value is known exactly: `chain`, `tree`, `noisy_max`.
 
     chain      one response is right; each of its tokens that comes first, in order, pays its share
-    tree       a score at the end alone; the best of all responses stands clear of the second best
-    noisy_max  to end at once pays 0; every other response pays a little less, and noise hides it
-               (Sutton and Barto 2018, example 6.7; van Hasselt 2010)
+    tree       each token pays an amount of its own, in each context another
+    noisy_max  responses that begin with 0 pay 0; all others pay a little less, and noise hides it
+               (after Sutton and Barto 2018, example 6.7; van Hasselt 2010)
 
 The policy is a table of logits, flat at first. What it is worth, and its KL to the flat policy, are
 sums over all responses: nothing is sampled, and critics that steer are counted in.
@@ -12,6 +12,7 @@ sums over all responses: nothing is sampled, and critics that steer are counted 
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from alignzoo import Policy
     from alignzoo.testing import TokenMDP
 
+NUM_DRAWS = 8192  # prompts of noisy_max, which differ in their noise alone
 NUM_ROWS = 2048  # responses in the rows that algorithms learn from which do not sample
 
 
@@ -101,7 +103,7 @@ class TokenTask(az.Task):
             return super().rows(source, seed)
         generator = np.random.default_rng([seed, zlib.crc32(source.encode())])
         drawn = self.draw(generator)
-        judged = self.scores[drawn] + self.noise(generator)
+        judged = self.judge(drawn, generator)
         texts = [self.texts[row] for row in drawn]
         if source == "ratings":
             rated = zip(texts, judged.tolist(), strict=True)
@@ -109,7 +111,7 @@ class TokenTask(az.Task):
         pairs = []
         for i in range(0, NUM_ROWS, 2):
             worse, better = sorted((i, i + 1), key=lambda row: float(judged[row]))
-            if judged[worse] < judged[better]:  # a tie says nothing
+            if judged[worse] < judged[better] and texts[worse] != texts[better]:
                 pairs.append({"prompt": "0", "chosen": texts[better], "rejected": texts[worse]})
         return pairs
 
@@ -120,15 +122,13 @@ class TokenTask(az.Task):
         return [" ".join(str(t) for t in r if t != end) for r in self.mdp.responses]
 
     def draw(self, generator: np.random.Generator) -> np.ndarray[Any, Any]:
-        """Returns the numbers of responses of the flat policy, [NUM_ROWS]."""
-        probs = self.mdp.response_probs(self.mdp.rewards * 0)
-        return generator.choice(len(probs), size=NUM_ROWS, p=probs / probs.sum())
+        """Returns the numbers of responses that have a text, all as likely, [NUM_ROWS]."""
+        written = [row for row, text in enumerate(self.texts) if text]
+        return generator.choice(written, size=NUM_ROWS)
 
-    def noise(self, generator: np.random.Generator) -> np.ndarray[Any, Any]:
-        """Returns what hides the scores of those responses, [NUM_ROWS]."""
-        import numpy as np
-
-        return np.zeros(NUM_ROWS)
+    def judge(self, rows: np.ndarray[Any, Any], generator: np.random.Generator) -> Any:
+        """Returns the scores that people give to responses by number, [NUM_ROWS]."""
+        return self.scores[rows]
 
     def log_probs(self, policy: Policy) -> np.ndarray[Any, Any]:
         """Returns the log-probability of each response under a policy, [R], in nats."""
@@ -187,7 +187,7 @@ class TreeConfig(az.TaskConfig):
 
 
 class Tree(TokenTask):
-    """Responses pay, at their end, the squares of evenly spaced numbers from 0 to 1, shuffled."""
+    """Tokens pay normal random amounts, divided so that the best and worst response differ by 1."""
 
     Config = TreeConfig
 
@@ -198,22 +198,20 @@ class Tree(TokenTask):
     def payments(self, mdp: TokenMDP) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        paid = mdp.rewards * 0
-        order = np.random.default_rng(self.config.seed).permutation(len(mdp.responses))
-        for place, response in zip(order, mdp.responses, strict=True):
-            paid[mdp.steps(response)[-1]] = (place / (len(order) - 1)) ** 2
-        return paid
+        paid = np.random.default_rng(self.config.seed).normal(size=mdp.rewards.shape)
+        totals = [sum(paid[step] for step in mdp.steps(row)) for row in mdp.responses]
+        return paid / (max(totals) - min(totals))
 
 
 class NoisyMaxConfig(az.TaskConfig):
     """Options of `noisy_max`."""
 
-    loss: float = Field(0.2, gt=0, description="what every response but the shortest loses")
+    loss: float = Field(0.1, gt=0, description="what a response that does not begin with 0 loses")
     spread: float = Field(1.0, ge=0, description="standard deviation of the noise, in score units")
 
 
 class NoisyMax(TokenTask):
-    """Two tokens, of which the first should be the end; what follows any other looks better.
+    """Responses of two tokens, of which the first should be 0; what follows any other looks better.
 
     The largest of several noisy estimates is above the largest value: learning from maxima prefers
     the many noisy responses until it has seen enough of them.
@@ -225,7 +223,7 @@ class NoisyMax(TokenTask):
 
     def payments(self, mdp: TokenMDP) -> np.ndarray[Any, Any]:
         paid = mdp.rewards * 0
-        paid[1:] = -self.config.loss
+        paid[0, 1:] = -self.config.loss
         return paid
 
     def options(
@@ -237,24 +235,30 @@ class NoisyMax(TokenTask):
         return given
 
     def prompts(self) -> Sequence[Any]:
-        return [{"prompt": "0", "draw": number} for number in range(4096)]
+        return [{"prompt": "0", "draw": number} for number in range(NUM_DRAWS)]
 
     def reward(self, seed: int) -> Callable[..., list[float]]:
         import numpy as np
 
         def noisy_score(completions: Sequence[str], draw: Sequence[int]) -> list[float]:
-            """The same response to the same draw has the same noise, in whatever batch."""
-            keys = [[seed, int(d), zlib.crc32(c.encode())] for c, d in zip(completions, draw)]  # noqa: B905
-            noise = [np.random.default_rng(key).normal(scale=self.config.spread) for key in keys]
-            return [s + e for s, e in zip(self.mdp.score(completions), noise, strict=True)]
+            """The n-th time that a call has a response to a draw, it has the noise of that n."""
+            times: Counter[tuple[int, str]] = Counter()
+            scores = self.mdp.score(completions)
+            for row, key in enumerate(zip(draw, completions, strict=True)):
+                if scores[row] < 0:
+                    numbers = [seed, key[0], times[key], zlib.crc32(key[1].encode())]
+                    scores[row] += np.random.default_rng(numbers).normal(scale=self.config.spread)
+                times[key] += 1
+            return scores
 
         return noisy_score
 
     def true_reward(self) -> Callable[..., list[float]]:
         return self.mdp.score
 
-    def noise(self, generator: np.random.Generator) -> np.ndarray[Any, Any]:
-        return generator.normal(scale=self.config.spread, size=NUM_ROWS)
+    def judge(self, rows: np.ndarray[Any, Any], generator: np.random.Generator) -> Any:
+        noise = generator.normal(scale=self.config.spread, size=len(rows))
+        return self.scores[rows] + noise * (self.scores[rows] < 0)
 
 
 @az.hookimpl
@@ -268,7 +272,7 @@ def alignzoo_tasks() -> list[az.TaskSpec]:
         az.TaskSpec(
             id="tree",
             target="alignzoo.plugins.token_tasks:Tree",
-            summary="a score at the end alone, one best of 31 responses; exact, optimum 1",
+            summary="each token pays another amount in each context; exact, optimum known",
         ),
         az.TaskSpec(
             id="noisy_max",

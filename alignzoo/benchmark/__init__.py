@@ -8,7 +8,11 @@ from alignzoo.benchmark.cells import Plan as Plan
 from alignzoo.benchmark.cells import identify as identify
 from alignzoo.benchmark.cells import make_algorithm as make_algorithm
 from alignzoo.benchmark.cells import make_plan as make_plan
+from alignzoo.benchmark.page import number as number
+from alignzoo.benchmark.page import write_page as write_page
 from alignzoo.benchmark.results import Results as Results
+from alignzoo.benchmark.running import failed_row as failed_row
 from alignzoo.benchmark.running import run_cell as run_cell
 from alignzoo.benchmark.summary import Line as Line
+from alignzoo.benchmark.summary import ranked as ranked
 from alignzoo.benchmark.summary import summarise as summarise

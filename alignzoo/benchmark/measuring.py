@@ -18,10 +18,13 @@ ROWS_AT_A_TIME = 64
 
 
 class Measurement(NamedTuple):
-    """The number a policy gets on a task, and how far it is from the initial policy, in nats."""
+    """The number a policy gets on a task, and how far it is from the initial policy, in nats.
+
+    `kl` is None where the task neither knows it nor has held-out prompts to sample.
+    """
 
     score: float
-    kl: float
+    kl: float | None
 
 
 class Judge:
@@ -46,13 +49,13 @@ class Judge:
 
         with preserved_globals():
             score, kl = self.task.evaluate(policy), self.task.kl(policy)
-            if score is None or kl is None:
+            if score is None or (kl is None and len(self.task.eval_prompts())):
                 sampled = self._sample(policy)
                 score = sampled.score if score is None else score
                 kl = sampled.kl if kl is None else kl
-        if not np.isfinite([score, kl]).all():
+        if not np.isfinite([score, kl or 0.0]).all():
             raise RunError(f"the policy's score is {score} and its KL {kl}; both must be finite")
-        return Measurement(float(score), float(kl))
+        return Measurement(float(score), None if kl is None else float(kl))
 
     def _sample(self, policy: Policy) -> Measurement:
         from alignzoo.evaluation import append_responses, sample_and_score

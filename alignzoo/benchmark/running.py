@@ -33,19 +33,33 @@ def run_cell(registry: Registry, cell: Cell, out: Path) -> dict[str, Any]:
     A run that was interrupted goes on from its last checkpoint. One that belongs to other
     conditions, or that failed, is made again.
     """
+    task, algorithm, row = _describe(registry, cell)
+    try:
+        return {**row, **_train(task, algorithm, cell, out, row)}
+    except Exception as error:
+        return failed_row(registry, cell, _explain(registry, error))
+
+
+def failed_row(registry: Registry, cell: Cell, reason: str) -> dict[str, Any]:
+    """Returns the row of a cell that came to nothing."""
+    return {**_describe(registry, cell)[2], "status": "failed", "error": reason}
+
+
+def _describe(registry: Registry, cell: Cell) -> tuple[Task, Algorithm, dict[str, Any]]:
+    """Returns a cell's task and algorithm, and what its row says before anything was run."""
     task = registry.build("task", cell.task, {})
     algorithm = make_algorithm(registry, task, cell.algorithm, cell.given)
-    identity = identify(registry, cell, task, algorithm)
-    chosen = {
-        "task": dict(task.options(cell.algorithm, type(algorithm).Config)),
-        "given": dict(cell.given),
+    by_task = task.options(cell.algorithm, type(algorithm).Config)
+    row = {
+        **identify(registry, cell, task, algorithm),
+        "chosen": {"task": dict(by_task), "given": dict(cell.given)},
+        "metric": task.metric,
+        "range": list(task.range),
+        "optimum": task.optimum,
+        "status": "ok",
+        "error": None,
     }
-    row = {**identity, "chosen": chosen, "metric": task.metric, "range": list(task.range)}
-    row |= {"optimum": task.optimum, "status": "ok", "error": None}
-    try:
-        return {**row, **_train(task, algorithm, cell, out, identity)}
-    except Exception as error:
-        return {**row, "status": "failed", "error": _explain(registry, error)}
+    return task, algorithm, json.loads(json.dumps(row, default=str))
 
 
 def _explain(registry: Registry, error: Exception) -> str:
@@ -59,6 +73,7 @@ def _explain(registry: Registry, error: Exception) -> str:
 def _train(
     task: Task, algorithm: Algorithm, cell: Cell, out: Path, identity: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """Returns what training came to; goes on with the run in `out` where it was interrupted."""
     from alignzoo.trainer import Trainer
 
     settings = trainer_settings(task, cell.task)
@@ -75,7 +90,7 @@ def _train(
         out=out,
         **_data(task, algorithm, cell.seed),
         observers=[recorder],
-        record={"cell": dict(identity)},
+        record={"cell": identity},
         **{**dict(settings), "seed": cell.seed, "eval_fraction": 0.0},
     )
     trainer.run(cell.budget // settings.batch_size, resume=folder.holds_run)
@@ -89,9 +104,7 @@ def _may_go_on(folder: RunFolder, identity: Mapping[str, Any]) -> bool:
         saved = folder.read_config().get("cell")
     except AlignzooError:
         return False
-    return saved == json.loads(json.dumps(dict(identity))) and bool(
-        list_checkpoints(folder.checkpoints)
-    )
+    return saved == identity and bool(list_checkpoints(folder.checkpoints))
 
 
 def _data(task: Task, algorithm: Algorithm, seed: int) -> dict[str, Any]:

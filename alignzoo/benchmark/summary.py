@@ -30,6 +30,7 @@ class Line:
         share: the mean's place in the task's range, 0 to 1.
         kl: mean KL to the initial policy, nats per response.
         seconds: mean of collecting and learning, of one run.
+        memory: the most that a run's process held, in bytes.
     """
 
     task: str
@@ -42,6 +43,7 @@ class Line:
     share: float
     kl: float
     seconds: float
+    memory: float
 
 
 def summarise(rows: Sequence[Row], task: str, algorithm: str) -> Line:
@@ -64,9 +66,15 @@ def summarise(rows: Sequence[Row], task: str, algorithm: str) -> Line:
         low=low,
         high=high,
         share=share,
-        kl=_mean([row["kl"] for row in good]),
+        kl=_mean([row["kl"] for row in good if row["kl"] is not None]),
         seconds=_mean([row["seconds"] for row in good]),
+        memory=max((row["peak_memory"] or math.nan for row in good), default=math.nan),
     )
+
+
+def ranked(lines: Sequence[Line]) -> list[Line]:
+    """Returns the lines by mean, the best first; those without one come last."""
+    return sorted(lines, key=lambda line: -line.mean if math.isfinite(line.mean) else math.inf)
 
 
 def interval(scores: Sequence[float]) -> tuple[float, float]:

@@ -6,7 +6,6 @@ import math
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -14,7 +13,7 @@ from pydantic import Field
 from alignzoo.cli.arguments import Parser
 from alignzoo.cli.options import OptionSet
 from alignzoo.cli.output import print_table
-from alignzoo.cli.train import quiet_transformers, set_threads
+from alignzoo.cli.workers import run_cells
 from alignzoo.config import Config
 from alignzoo.errors import ConfigError, did_you_mean
 from alignzoo.plugin_registry import Registry, registry
@@ -37,6 +36,7 @@ class BenchOptions(Config):
         "default the task's",
     )
     threads: int = Field(1, gt=0, description="CPU threads of each run")
+    jobs: int = Field(1, gt=0, description="runs at a time; changes no result but seconds")
     option: list[str] = Field(
         default_factory=list, description="ALGO.name=value, an option of one of the algorithms"
     )
@@ -67,9 +67,7 @@ def run(arguments: list[str]) -> int:
     )
     results = Results(given.out)
     results.open(_identities(found, plan))
-    set_threads(given.threads)
-    quiet_transformers()
-    _run_cells(found, plan, results)
+    _run_cells(found, plan, results, jobs=given.jobs)
     return _summarise(plan, results)
 
 
@@ -138,23 +136,18 @@ def _identities(found: Registry, plan: Plan) -> dict[tuple[str, str, int], dict[
     return identities
 
 
-def _run_cells(found: Registry, plan: Plan, results: Results) -> None:
-    """Runs the cells that have no result yet, one after the other, and says how each ended."""
-    from alignzoo.benchmark import run_cell
-
+def _run_cells(found: Registry, plan: Plan, results: Results, *, jobs: int) -> None:
+    """Runs the cells that have no result yet, and says how each ended."""
     missing = [cell for cell in plan.cells if cell.key not in results.rows]
     if len(missing) < len(plan.cells):
         _say(f"{len(plan.cells) - len(missing)} of {len(plan.cells)} runs are done already")
     order = [cell.key for cell in plan.cells]
-    for number, cell in enumerate(missing, start=1):
-        out = results.folder / cell.place
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with open(f"{out}.log", "a", encoding="utf-8") as log, redirect_stderr(log):
-            row = run_cell(found, cell, out)
+    done = run_cells(found, missing, results.folder, jobs=jobs)
+    for number, (cell, row) in enumerate(done, start=1):
         results.add(row, order)
         name = f"{number}/{len(missing)} {cell.task} {cell.algorithm} seed {cell.seed}"
         if row["status"] == "ok":
-            _say(f"{name}: {row['score']:.4f}, KL {row['kl']:.2f}, {row['seconds']:.1f} s")
+            _say(f"{name}: {row['score']:.4f}, {row['seconds']:.1f} s")
         else:
             _say(f"{name}: failed: {row['error']}")
 
@@ -165,7 +158,7 @@ def _say(text: str) -> None:
 
 def _summarise(plan: Plan, results: Results) -> int:
     """Prints a table for each task; returns 1 where a run failed."""
-    from alignzoo.benchmark import summarise
+    from alignzoo.benchmark import ranked, summarise, write_page
 
     rows = list(results.rows.values())
     num_failed = 0
@@ -173,15 +166,14 @@ def _summarise(plan: Plan, results: Results) -> int:
         lines = [summarise(rows, task, id) for id in plan.algorithms]
         num_failed += sum(line.num_failed for line in lines)
         one = next(row for row in rows if row["task"] == task)
-        _print_task(one, sorted(lines, key=lambda line: -_rank(line)))
+        _print_task(one, ranked(lines))
+    page = results.folder / "report.html"
+    write_page(rows, plan, page)
     print(f"results: {results.path}")
+    print(f"report:  {page}")
     if num_failed:
         _say(f"runs that failed: {num_failed}; the same command makes them again")
     return int(num_failed > 0)
-
-
-def _rank(line: Line) -> float:
-    return line.mean if math.isfinite(line.mean) else -math.inf
 
 
 def _print_task(row: Mapping[str, Any], lines: Sequence[Line]) -> None:
@@ -196,18 +188,16 @@ def _print_task(row: Mapping[str, Any], lines: Sequence[Line]) -> None:
 
 
 def _cells(line: Line) -> tuple[str, ...]:
+    from alignzoo.benchmark import number
+
     has_interval = math.isfinite(line.low)
     failed = f", {line.num_failed} failed" if line.num_failed else ""
     return (
         line.algorithm,
-        _number(line.mean, ".4f"),
+        number(line.mean, ".4f"),
         f"{line.low:.4f} to {line.high:.4f}" if has_interval else "-",
-        _number(line.share, ".1%"),
-        _number(line.kl, ".2f"),
-        _number(line.seconds, ".1f"),
+        number(line.share, ".1%"),
+        number(line.kl, ".2f"),
+        number(line.seconds, ".1f"),
         f"{len(line.rows)}{failed}",
     )
-
-
-def _number(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else "-"
