@@ -14,7 +14,8 @@ from alignzoo.errors import ConfigError, did_you_mean
 class Config(BaseModel):
     """Base of every configuration: frozen, unknown options refused, every field documented."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Built at first use: every plugin that is installed makes such classes at every start.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class AlgorithmConfig(Config):

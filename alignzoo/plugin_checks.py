@@ -135,6 +135,7 @@ def check_target(kind: str, target: str, found: Any) -> None:
         if not (inspect.isclass(given) and issubclass(given, config)):
             raise PluginError(f"its Config is no subclass of alignzoo.{config.__name__}")
         _check_fields(given, reserved)
+        given.model_rebuild()  # its types are looked at now, not when the class was made
 
 
 def _check_fields(config: type[Config], reserved: Iterable[str]) -> None:

@@ -143,10 +143,12 @@ class Registry:
             owners = ", ".join(entry.plugin.label for entry in self.matches(kind, name))
             parts.append(f"'{name}' is provided by {owners}.")
         parts.append(f"Known {kind}s: {', '.join(known) or 'none'}.")
+        return " ".join(parts) + self.lost_text()
+
+    def lost_text(self) -> str:
+        """Returns " Not loaded: ..." with the plugins that failed, or an empty string."""
         lost = [plugin.label for plugin in self.plugins if plugin.state == "failed"]
-        if lost:
-            parts.append(f"Not loaded: {', '.join(lost)}; see `alignzoo plugins --check`.")
-        return " ".join(parts)
+        return f" Not loaded: {', '.join(lost)}; see `alignzoo plugins --check`." if lost else ""
 
     def algorithm(self, id: str) -> type[Algorithm]:
         """Returns the class of an algorithm, imported now.

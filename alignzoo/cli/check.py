@@ -40,10 +40,12 @@ WORDS = {
 def run(arguments: list[str]) -> int:
     """Prints what became of each check; exit code 1 where one speaks against the plugin."""
     id, rest = _id(arguments)
-    found = _registry()
+    found, error = _registry()
     broken = _broken_plugin(found, id)
     if broken is not None:
         return _check_broken(broken, id, rest)
+    if error is not None:
+        raise error
     entry = find_entry(found, id, _kind(rest))
     kit = importlib.import_module(KITS[entry.kind])
     config = _config_class(found, entry)
@@ -93,12 +95,12 @@ def _kind(arguments: list[str]) -> Any:
     )
 
 
-def _registry() -> Registry:
-    """Returns what is installed, even where a plugin that `-p` asked for is broken."""
+def _registry() -> tuple[Registry, PluginError | None]:
+    """Returns what is installed, and the error of a plugin that must not fail and did."""
     try:
-        return registry()
-    except PluginError:
-        return load_registry(selected_plugins(), strict=False)
+        return registry(), None
+    except PluginError as error:
+        return load_registry(selected_plugins(), strict=False), error
 
 
 def _broken_plugin(found: Registry, id: str) -> Plugin | None:

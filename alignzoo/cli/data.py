@@ -230,7 +230,7 @@ def _filter(source: str, given: Given, namespace: Namespace) -> int:
 
 
 def _split(source: str, given: Given, namespace: Namespace) -> int:
-    from alignzoo.data.split_file import split_file
+    from alignzoo.data import split_file
 
     options = given.build(SplitOptions, "data split")
     counts = split_file(

@@ -52,7 +52,10 @@ def find_entry(found: Registry, id: str, kind: Kind | None) -> Entry:
     if not kinds:
         known = sorted({e.id for e in (*found.algorithms, *found.rewards, *found.tasks)})
         hint = did_you_mean(id.rpartition(":")[2], known)
-        raise ConfigError(f"nothing is called '{id}'.{hint} Known: {', '.join(known) or 'none'}.")
+        raise ConfigError(
+            f"nothing is called '{id}'.{hint} Known: {', '.join(known) or 'none'}."
+            f"{found.lost_text()}"
+        )
     return found.find(kinds[0], id)
 
 
