@@ -8,6 +8,7 @@ from alignzoo.benchmark.cells import Plan as Plan
 from alignzoo.benchmark.cells import identify as identify
 from alignzoo.benchmark.cells import make_algorithm as make_algorithm
 from alignzoo.benchmark.cells import make_plan as make_plan
+from alignzoo.benchmark.cells import make_task as make_task
 from alignzoo.benchmark.page import number as number
 from alignzoo.benchmark.page import write_page as write_page
 from alignzoo.benchmark.results import Results as Results

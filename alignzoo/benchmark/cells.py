@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ class Cell:
     """One run of the benchmark.
 
     Args:
-        task: id, as it was typed.
+        task: id, as it was typed; options may follow it, as in `chain:{"length": 5}`.
         algorithm: id, as it was typed.
         seed: of the run, and of the task's reward and rows.
         budget: responses sampled, or read for offline algorithms; dropped ones count.
@@ -53,7 +55,7 @@ class Cell:
     @property
     def place(self) -> Path:
         """The folder of its run, below the benchmark's."""
-        names = (name.replace(":", "__") for name in (self.task, self.algorithm))
+        names = (re.sub(r"[^\w.-]+", "_", name) for name in (self.task, self.algorithm))
         return Path("runs", *names, str(self.seed))
 
 
@@ -89,7 +91,7 @@ def make_plan(
         twice = sorted({id for id in ids if ids.count(id) > 1})
         if twice:
             raise ConfigError(f"{word} '{twice[0]}' is given twice; say it once")
-    made_tasks = {id: registry.build("task", id, {}) for id in tasks}
+    made_tasks = {text: make_task(registry, text) for text in tasks}
     for id in algorithms:
         registry.find("algorithm", id)
     cells = []
@@ -100,6 +102,31 @@ def make_plan(
             _check_can_run(task, task_id, make_algorithm(registry, task, id, own), id, samples)
             cells += [Cell(task_id, id, seed, samples, threads, own) for seed in range(num_seeds)]
     return Plan(tuple(tasks), tuple(algorithms), tuple(cells))
+
+
+def split_task(text: str) -> tuple[str, dict[str, Any]]:
+    """Returns the id and the options of `id`, `distribution:id` or `id:{json options}`.
+
+    Raises:
+        ConfigError: what follows the id is no JSON object.
+    """
+    id, brace, rest = text.partition(":{")
+    if not brace:
+        return text, {}
+    try:
+        options = json.loads("{" + rest)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"--task '{text}': the options after '{id}' are no JSON ({error.msg}); expected "
+            f'{id}:{{"option": value}}'
+        ) from None
+    return id, dict(options)
+
+
+def make_task(registry: Registry, text: str) -> Task:
+    """Returns the task that a text names, with its options."""
+    id, options = split_task(text)
+    return registry.build("task", id, options)  # type: ignore[no-any-return]
 
 
 def make_algorithm(registry: Registry, task: Task, id: str, given: Mapping[str, Any]) -> Algorithm:
@@ -152,7 +179,7 @@ def _check_can_run(task: Task, task_id: str, algorithm: Algorithm, id: str, budg
 
 def identify(registry: Registry, cell: Cell, task: Task, algorithm: Algorithm) -> dict[str, Any]:
     """Returns all that a cell's result follows from, JSON-able; a result is reused if it agrees."""
-    task_entry = registry.find("task", cell.task)
+    task_entry = registry.find("task", split_task(cell.task)[0])
     entry = registry.find("algorithm", cell.algorithm)
     return {
         "task": cell.task,

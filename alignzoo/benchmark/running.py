@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignzoo.algorithm import Algorithm
-from alignzoo.benchmark.cells import identify, make_algorithm, trainer_settings
+from alignzoo.benchmark.cells import identify, make_algorithm, make_task, trainer_settings
 from alignzoo.benchmark.measuring import Judge
 from alignzoo.checkpoint import list_checkpoints
 from alignzoo.errors import AlignzooError
@@ -47,7 +47,7 @@ def failed_row(registry: Registry, cell: Cell, reason: str) -> dict[str, Any]:
 
 def _describe(registry: Registry, cell: Cell) -> tuple[Task, Algorithm, dict[str, Any]]:
     """Returns a cell's task and algorithm, and what its row says before anything was run."""
-    task = registry.build("task", cell.task, {})
+    task = make_task(registry, cell.task)
     algorithm = make_algorithm(registry, task, cell.algorithm, cell.given)
     by_task = task.options(cell.algorithm, type(algorithm).Config)
     row = {

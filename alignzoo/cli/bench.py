@@ -27,7 +27,7 @@ USAGE = "alignzoo bench ALGO... --task T... --seeds N --out DIR"
 class BenchOptions(Config):
     """What `alignzoo bench` can be told."""
 
-    task: list[str] = Field(..., min_length=1, description="id of a task, as in `alignzoo list`")
+    task: list[str] = Field(..., min_length=1, description="id, or id:{json options}")
     seeds: int = Field(5, gt=0, description="runs of each algorithm on each task, seeds 0, 1, ...")
     out: str = Field(..., description="folder of results; goes on where the same was interrupted")
     budget: str | None = Field(
@@ -126,11 +126,11 @@ def _typed(found: Registry, id: str, raw: Mapping[str, str]) -> dict[str, Any]:
 
 def _identities(found: Registry, plan: Plan) -> dict[tuple[str, str, int], dict[str, Any]]:
     """Returns what each cell's result is to follow from."""
-    from alignzoo.benchmark import identify, make_algorithm
+    from alignzoo.benchmark import identify, make_algorithm, make_task
 
     identities = {}
     for cell in plan.cells:
-        task = found.build("task", cell.task, {})
+        task = make_task(found, cell.task)
         algorithm = make_algorithm(found, task, cell.algorithm, cell.given)
         identities[cell.key] = identify(found, cell, task, algorithm)
     return identities
