@@ -20,7 +20,7 @@ from alignzoo.cli.arguments import Parser
 from alignzoo.errors import ConfigError
 from alignzoo.plugin_registry import registry
 
-PluginKind = Literal["algorithm", "reward"]
+PluginKind = Literal["algorithm", "reward", "task"]
 TEMPLATES = Path(__file__).parents[1] / "new_plugin"
 SUFFIX = ".template"
 PREFIX = "alignzoo-"
@@ -104,7 +104,7 @@ def placeholders(name: str, kind: PluginKind) -> dict[str, str]:
         "PLUGIN_DISTRIBUTION": f"{PREFIX}{name}",
         "PLUGIN_MODULE": f"alignzoo_{module_part(name)}",
         "PLUGIN_CLASS": class_name(name, kind),
-        "PLUGIN_KIND": {"algorithm": "an algorithm", "reward": "a reward"}[kind],
+        "PLUGIN_KIND": {"algorithm": "an algorithm", "reward": "a reward", "task": "a task"}[kind],
         "PLUGIN_YEAR": str(datetime.date.today().year),
         "PLUGIN_ID": name,
         "ALIGNZOO_REQUIREMENT": requirement(),
@@ -156,6 +156,7 @@ def next_steps(name: str, kind: PluginKind, folder: Path) -> str:
     uses = {
         "algorithm": f"alignzoo train {name} --policy tiny ...",
         "reward": f"alignzoo train rloo --reward {name} ...",
+        "task": f"alignzoo bench rloo --task {name} ...",
     }
     steps = {
         f"pip install -e './{folder}[test]'": "once: makes it known to alignzoo",
