@@ -93,8 +93,11 @@ def shrink(command: str) -> str:
     """Returns a command with a small model and few steps."""
     command = command.replace("path/to/model", "tiny")
     command = re.sub(r" --steps \d+", "", command)
-    if command.startswith("alignzoo train "):
+    what = re.match(r"alignzoo(?: -p \S+)* (\S+)", command)
+    if what and what[1] == "train":
         command += f" {SMALL}"
-    elif command.startswith("alignzoo generate"):
+    elif what and what[1] == "generate":
         command += " --max-new-tokens 16"
+    elif what and what[1] == "bench":
+        command += " --budget samples=128"
     return command
