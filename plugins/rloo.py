@@ -77,6 +77,11 @@ class RLOO(az.Algorithm):
     def needs(self) -> az.Needs:
         return az.Needs(group_size=self.config.group_size, ref_log_probs=self.loss_kl_coef > 0)
 
+    @property
+    def unbiased(self) -> bool:
+        config = self.config
+        return bool(config.aggregate == "sequence_sum" and config.ratio == "none")
+
     def prepare(self, batch: az.RolloutBatch) -> None:
         mask, by_token = batch.response_mask, self.config.kl_level == "token"
         scores = batch.scores if by_token else batch.rewards.sum(1)

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from learner.algorithm_cases import learn, make_batch, outputs, random_tables
-from learner.group_cases import EveryBatch, cosine, score_missed
+from learner.group_cases import cosine, score_missed
 from policy.cases import byte_prompts, roll_out, small_policy
 
 import alignzoo as az
 from alignzoo.testing import TokenMDP
+from alignzoo.testing.enumeration import EveryBatch
 
 IDS = ("grpo", "dr_grpo", "dapo", "gspo", "cispo")
 NAN = float("nan")

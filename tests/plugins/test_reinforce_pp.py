@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from learner.algorithm_cases import learn, make_batch, outputs, random_tables
-from learner.group_cases import EveryBatch, cosine, score_missed
+from learner.group_cases import cosine, score_missed
 
 import alignzoo as az
 from alignzoo.testing import TokenMDP
+from alignzoo.testing.enumeration import EveryBatch
 
 VARIANTS = ("plain", "baseline")
 NAN = float("nan")

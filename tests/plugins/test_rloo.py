@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from learner.algorithm_cases import learn, make_batch, outputs, random_tables, shortfall
-from learner.group_cases import EveryBatch
 
 import alignzoo as az
 from alignzoo.testing import TokenMDP
+from alignzoo.testing.enumeration import EveryBatch
 
 NAN = float("nan")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alignzoo.testing.algorithms import contract, examples, invariance, limits, state
+from alignzoo.testing.algorithms import contract, examples, invariance, learning, limits, state
 from alignzoo.testing.algorithms.subject import AlgorithmSubject, make_subject
 from alignzoo.testing.checks import Check, make_checks
 from alignzoo.testing.records import RECORD_CHECKS, plugin_cases
@@ -28,8 +28,11 @@ CHECKS: list[Check[AlgorithmSubject]] = make_checks(
         contract.low_precision_keeps_a_float32_loss,
         contract.metrics_are_known_and_finite,
         contract.approx_kl_is_of_the_sampling_policy,
+        contract.the_ratio_is_to_the_sampling_policy,
         contract.the_loss_has_a_gradient,
         examples.examples_hold,
+        learning.expected_gradient_is_exact,
+        learning.improves_on_the_token_mdp,
         state.state_dict_holds_all_state,
         state.seeded_runs_are_equal,
         state.resume_equals_uninterrupted,

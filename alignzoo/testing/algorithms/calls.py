@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CALLS_A_LOSS = 2  # how often a check looks at one and the same loss function
 
+OWN_PARAMETERS = "its own parameters"  # the place of a gradient in parts that `build` made
 OUTPUTS = tuple(field.name for field in fields(PolicyOutput))
 
 
@@ -59,6 +61,11 @@ class Call:
         """What messages call the loss."""
         name = getattr(self.loss, "__qualname__", type(self.loss).__name__)
         return str(name).replace(".<locals>", "")
+
+    @cached_property
+    def measured(self) -> Measured:
+        """What the loss says of the batch as it is."""
+        return self.measure()
 
     def run(self, batch: RolloutBatch | None = None, out: PolicyOutput | None = None) -> Loss:
         """Returns what the loss function returns, checked to be a loss."""
@@ -95,7 +102,7 @@ class Call:
             name: torch.zeros_like(leaf) if gradient is None else gradient
             for (name, leaf), gradient in zip(leaves.items(), found, strict=False)
         }
-        gradients["its own parameters"] = join_vector(found[len(leaves) :], parameters)
+        gradients[OWN_PARAMETERS] = join_vector(found[len(leaves) :], parameters)
         return Measured(result.value.detach(), gradients, Metrics(result.metrics).result())
 
 
@@ -175,10 +182,10 @@ def first_difference(one: Measured, other: Measured, *, tolerance: float = 1e-4)
     for name, gradient in one.gradients.items():
         gap = relative_gap(gradient, other.gradients[name])
         if not gap <= tolerance:
-            place = name if name.startswith("its") else f"out.{name}"
+            place = name if name == OWN_PARAMETERS else f"out.{name}"
             return f"the loss stays, its gradient in {place} changes by {gap:.1%}"
-    for name in sorted(one.metrics.keys() | other.metrics.keys()):
-        a, b = one.metrics.get(name, float("nan")), other.metrics.get(name, float("nan"))
+    for name in sorted(one.metrics.keys() & other.metrics.keys()):
+        a, b = one.metrics[name], other.metrics[name]
         if (a == a or b == b) and not abs(a - b) <= 10 * tolerance * (0.1 + max(abs(a), abs(b))):
             return f"metric '{name}' is {a:.6g} and becomes {b:.6g}"
     return None

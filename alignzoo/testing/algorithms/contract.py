@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alignzoo.errors import did_you_mean
-from alignzoo.testing.algorithms.subject import AlgorithmSubject
+from alignzoo.testing.algorithms.subject import AlgorithmSubject, only_rollouts
 from alignzoo.testing.checks import NotApplicable, fail, require
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def approx_kl_is_of_the_sampling_policy(subject: AlgorithmSubject) -> None:
     seen = []
 
     def probe(call: Call) -> None:
-        metrics = call.measure().metrics
+        metrics = call.measured.metrics
         if "approx_kl" in metrics and "old_log_probs" in call.batch.columns:
             seen.append((metrics["approx_kl"], *_expected_kls(call)))
 
@@ -201,6 +202,51 @@ def approx_kl_is_of_the_sampling_policy(subject: AlgorithmSubject) -> None:
             "batch.old_log_probs, never with out.log_probs.detach() or batch.ref_log_probs; clamp "
             "log r before exp.",
         )
+
+
+def the_ratio_is_to_the_sampling_policy(subject: AlgorithmSubject) -> None:
+    """Advantages are weighed by the ratio to the policy that wrote the responses, or by none."""
+    import torch
+
+    from alignzoo.testing.algorithms import batches
+
+    only_rollouts(subject)
+    seen = []
+
+    def probe(call: Call) -> None:
+        if call.is_curvature or "advantages" not in call.batch.columns:
+            return
+        seen.append(call)
+        gap = 0.5 * torch.ones(call.batch.response_mask.shape).cumsum(1).remainder(2)
+
+        def pull(**columns: Any) -> Any:
+            return call.measure(batches.with_columns(call.batch, **columns)).gradients["log_probs"]
+
+        if "ref_log_probs" in call.batch.columns:
+            ref, nothing = call.batch.ref_log_probs, torch.zeros_like(call.batch.advantages)
+            moved = {"ref_log_probs": ref - gap * call.batch.response_mask}
+            by_advantage = pull(**moved) - pull()
+            without = pull(**moved, advantages=nothing) - pull(advantages=nothing)
+            require(
+                float((by_advantage - without).abs().max()) <= 1e-5,
+                f"{call.name}: how much an advantage weighs depends on batch.ref_log_probs, which "
+                "are the frozen reference's. A ratio is to the policy that wrote the response: "
+                "(out.log_probs - batch.old_log_probs).clamp(-20, 20).exp().",
+            )
+        gradient = call.measured.gradients["log_probs"]
+        elsewhere = replace(call.out, log_probs=call.out.log_probs - gap)
+        require(
+            float(gradient.abs().max()) == 0
+            or not call.measure(out=elsewhere).value.equal(call.measured.value),
+            f"{call.name} has a gradient in out.log_probs, and its value is the same whatever they "
+            "are: a ratio to out.log_probs.detach() is always 1, so no clip ever acts and a second "
+            "pass over a rollout goes astray. Compare with batch.old_log_probs; without a ratio, "
+            "write -(advantages * out.log_probs).",
+        )
+
+    subject.scene().play(probe)
+    if not seen:
+        raise NotApplicable("no loss of it is given advantages")
 
 
 def _expected_kls(call: Call) -> list[float]:
@@ -241,14 +287,3 @@ def low_precision_keeps_a_float32_loss(subject: AlgorithmSubject) -> None:
             f"every loss ({', '.join(f'{value:.6g}' for value in values)}) is a number of "
             "bfloat16's 8 bits: it was taken in bfloat16. Say .float() before sums and exponents."
         )
-
-
-CONTRACT_CHECKS = (
-    needs_are_complete,
-    the_batch_is_not_changed,
-    the_loss_is_repeatable,
-    metrics_are_known_and_finite,
-    the_loss_has_a_gradient,
-    approx_kl_is_of_the_sampling_policy,
-    low_precision_keeps_a_float32_loss,
-)

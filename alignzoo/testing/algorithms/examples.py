@@ -226,7 +226,7 @@ def _loss(algorithm: Algorithm, given: Given, batch: RolloutBatch) -> dict[str, 
     zeros = np.zeros(given.mask.shape)
     one, other = (zeros if g is None else g.double().numpy() for g in gradients)
     return {
-        "loss": float(loss.value),
+        "loss": float(loss.value.detach()),
         "gradient": one,
         "value_gradient": other,
         "metrics": Metrics(loss.metrics).result(),

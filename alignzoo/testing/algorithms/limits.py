@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from alignzoo.errors import RunError
 from alignzoo.testing.algorithms.subject import AlgorithmSubject, only_rollouts
-from alignzoo.testing.checks import NotApplicable, fail, require
+from alignzoo.testing.checks import CheckFailure, NotApplicable, fail, require
 
 if TYPE_CHECKING:
     from alignzoo.testing.algorithms.calls import Call
     from alignzoo.testing.algorithms.scenes import Scene
 
-EQUAL_SCORES = (1.0, 0.1, -1e3)  # the mean of several times 0.1 is not 0.1 in float32
+# The first is exact; the mean of several times another is not that other in float32.
+EQUAL_SCORES = (1.0, 0.1, 0.7, -1e3)
 
 
 def equal_scores_teach_nothing(subject: AlgorithmSubject) -> None:
@@ -25,7 +27,10 @@ def equal_scores_teach_nothing(subject: AlgorithmSubject) -> None:
             "to it, or use alignzoo.kernels.group_advantages and masked_whiten."
         )
         scene = _without_penalties(subject, score)
-        pulls.append(_pull(scene))
+        try:
+            pulls.append(_pull(scene))
+        except RunError as error:
+            fail(f"{error} {remedy}")
         _require_finite(scene, remedy)
     nothing = _without_penalties(subject, 0.0)
     pull = _pull(nothing)
@@ -37,12 +42,12 @@ def equal_scores_teach_nothing(subject: AlgorithmSubject) -> None:
         f"gradient of {pull:.3g} in the policy's output. Nothing was better than anything else: "
         "is an advantage divided by a standard deviation of 0, or is a constant added to it?",
     )
-    of_ones, of_tenths = pulls[0] or 0.0, pulls[1] or 0.0
+    of_ones, of_tenths = pulls[0] or 0.0, max(pulls[1] or 0.0, pulls[2] or 0.0)
     if of_ones <= 1e-6:  # so equal scores cancel, whatever they are
         require(
             of_tenths <= 1e-3,
-            "equal scores of 1 cancel and equal scores of 0.1 do not: what is left of them after "
-            f"rounding is divided by its own standard deviation, and makes a gradient of "
+            "equal scores of 1 cancel and equal scores of 0.1 or 0.7 do not: what is left of them "
+            "after rounding is divided by its own standard deviation, and makes a gradient of "
             f"{of_tenths:.3g}. Add eps to the deviation, or use alignzoo.kernels.group_advantages.",
         )
 
@@ -119,7 +124,10 @@ def _play_with(subject: AlgorithmSubject, probe: Any) -> None:
 
 def _require_finite(scene: Scene, remedy: str) -> None:
     """Fails unless two updates have finite columns, losses, gradients and parameters."""
-    metrics = scene.play()
+    try:
+        metrics = scene.play()
+    except RunError as error:  # a column that is not finite
+        raise CheckFailure(f"{error} {remedy}") from error
     require(
         all(gradient.finite for gradient in scene.learner.gradients),
         f"a loss or gradient is not finite, so the update is skipped. {remedy}",
