@@ -7,14 +7,16 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from alignzoo import hookspecs
-from alignzoo.config import Config
 from alignzoo.errors import PluginError, did_you_mean
 from alignzoo.specs import CommandSpec, Record, record_name
+
+if TYPE_CHECKING:
+    from alignzoo.config import Config
 
 OWN_COMMANDS = (
     "list",

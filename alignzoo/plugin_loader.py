@@ -135,8 +135,9 @@ def installed_plugins() -> list[Plugin]:
     plugins = []
     for name in names:  # of two copies on the path, the first hides the second, as for imports
         for owner in itertools.islice(importlib.metadata.distributions(name=name, path=path), 1):
+            about = owner.metadata  # reads the file at each call
+            title, version = about["Name"], about["Version"] or ""
             for point in owner.entry_points.select(group=GROUP):
-                title, version = owner.metadata["Name"], owner.version or ""
                 plugins.append(Plugin(point.name, point.value.strip(), title, version))
     return sorted(plugins, key=lambda p: (not p.first_party, normal_name(p.distribution), p.name))
 

@@ -6,6 +6,7 @@ a submodule of that name would take its place on the package.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import pluggy
 
 from alignzoo import plugin_checks, plugin_loader
-from alignzoo.config import build_config
 from alignzoo.errors import ConfigError, DataError, PluginError, did_you_mean
 from alignzoo.plugin_loader import Plugin
 from alignzoo.specs import (
@@ -204,6 +204,8 @@ class Registry:
             ConfigError: unknown id or option, or a value out of its range.
             PluginError: its class cannot be imported, or its constructor fails.
         """
+        from alignzoo.config import build_config  # pydantic, which listing plugins does without
+
         entry = self.find(kind, id)
         cls = self.load(entry)
         try:
@@ -275,6 +277,8 @@ def load_registry(selection: Sequence[str] = (), *, strict: bool = True) -> Regi
     Raises:
         PluginError: such a plugin failed.
     """
+    # Every plugin needs it, and the first would be blamed for the time that pydantic takes.
+    importlib.import_module("alignzoo.config")
     manager = plugin_loader.new_manager()
     plugins, entries = [], []
     for found in plugin_loader.discover(plugin_loader.parse_selection(selection)):
