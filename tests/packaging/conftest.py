@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -20,6 +21,7 @@ CONSTRAINTS = ROOT / ".ci" / "constraints.txt"
 OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "ALIGNZOO_PLUGINS", "ALIGNZOO_DATA")
 
 Run = Callable[..., str]
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
 
 @contextmanager
@@ -75,43 +77,69 @@ def new_environment() -> Callable[[Path], Path]:
 
     def create(folder: Path) -> Path:
         venv.create(folder, with_pip=True, symlinks=os.name != "nt")
-        return folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+        return interpreter(folder)
 
     return create
 
 
+def interpreter(environment: Path) -> Path:
+    """Returns where a virtual environment keeps its interpreter."""
+    return environment / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+
 @pytest.fixture(scope="session")
-def wheel(run: Run, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """A function that makes a folder in the first worker that asks for it; the others wait."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        path, done = shared / name, shared / f"{name}.done"
+        with locked(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)  # of a worker that failed
+                path.mkdir()
+                make(path)
+                done.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(run: Run, made_once: MadeOnce, pytestconfig: pytest.Config) -> Path:
     """The wheel of this tree, built with the build requirements that are installed here.
 
     Its build folder lies in pytest's cache, so that only what changed is compiled again.
     """
-    out = tmp_path_factory.mktemp("wheel")
     build = pytestconfig.cache.mkdir("wheel-build")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    with locked(build / "lock"):  # workers that test side by side share the folder
+
+    def make(folder: Path) -> None:
         run(
             *(*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation"),
-            *(f"--config-settings=build-dir={build}", "--wheel-dir", out, "."),
+            *(f"--config-settings=build-dir={build}", "--wheel-dir", folder, "."),
             cwd=ROOT,
         )
-    (made,) = out.glob("*.whl")
+
+    (made,) = made_once("wheel", make).glob("*.whl")
     return made
 
 
 @pytest.fixture(scope="session")
 def empty_environment(
-    wheel: Path,
-    run: Run,
-    new_environment: Callable[[Path], Path],
-    tmp_path_factory: pytest.TempPathFactory,
+    wheel: Path, run: Run, made_once: MadeOnce, new_environment: Callable[[Path], Path]
 ) -> Path:
-    """The interpreter of an environment into which nothing but the wheel was installed."""
-    folder = tmp_path_factory.mktemp("empty")
-    python = new_environment(folder / "env")
-    run(
-        *(python, "-m", "pip", "--disable-pip-version-check"),
-        *("install", "--constraint", CONSTRAINTS, wheel),
-        cwd=folder,
-    )
-    return python
+    """The interpreter of an environment into which nothing but the wheel was installed.
+
+    Tests that install more take it away again. Others may be looking meanwhile.
+    """
+
+    def make(folder: Path) -> None:
+        run(
+            *(new_environment(folder / "env"), "-m", "pip", "--disable-pip-version-check"),
+            *("install", "--constraint", CONSTRAINTS, wheel),
+            cwd=folder,
+        )
+
+    return interpreter(made_once("empty", make) / "env")
