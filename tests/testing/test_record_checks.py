@@ -137,7 +137,9 @@ def test_two_owners_of_one_id_are_named(folder: Path, monkeypatch: pytest.Monkey
         message = failure_of("the_record_is_valid", PluginSubject(entry))
     finally:
         plugin_registry.select_plugins([])
-    assert "plugin 'first_owner' of first-dist 1.5 and by plugin 'second_owner' of second" in message
+    assert (
+        "plugin 'first_owner' of first-dist 1.5 and by plugin 'second_owner' of second" in message
+    )
     assert "choose another id" in message
 
 

@@ -77,12 +77,13 @@ def test_the_page_shows_the_table_of_planted_bugs() -> None:
     table = "\n".join(["| planted in a reward | caught by |", "|---|---|", *rows])
     print(f"\n{table}")
     text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-    marked = re.compile(r"(<!-- planted rewards -->\n).*?(\n<!-- end -->)", re.DOTALL)
+    marked = re.compile(r"(<!-- planted rewards -->\n).*?(<!-- end -->)", re.DOTALL)
     if not marked.search(text):
         pytest.skip("the page has no place for the table")
-    written = marked.sub(lambda m: f"{m[1]}{table}{m[2]}", text)
+    written = marked.sub(lambda m: f"{m[1]}{table}\n{m[2]}", text)
     if os.environ.get("ALIGNZOO_WRITE_DOCS"):
         PAGE.write_text(written, encoding="utf-8")
+        return
     assert written == text, "run with ALIGNZOO_WRITE_DOCS=1 to write it anew"
 
 
