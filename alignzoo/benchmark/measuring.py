@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignzoo.errors import RunError
 
 if TYPE_CHECKING:
     from alignzoo.data import EncodedPrompt
     from alignzoo.policy import Policy
+    from alignzoo.rollout import RolloutBuffer
     from alignzoo.run_options import TrainerOptions
     from alignzoo.task import Task
 
@@ -45,9 +47,11 @@ class Judge:
         Raises:
             RunError: it is not finite.
         """
+        import torch
+
         from alignzoo.random_streams import preserved_globals
 
-        with preserved_globals():
+        with preserved_globals(), torch.no_grad():
             score, kl = self.task.evaluate(policy), self.task.kl(policy)
             if score is None or (kl is None and len(self.task.eval_prompts())):
                 sampled = self._sample(policy)
@@ -88,14 +92,11 @@ class Judge:
             self._prompts = encode_prompts(policy.tokenizer, rows)
         return self._prompts
 
-    def _initial_log_prob(self, buffer: object, rows: object) -> float:
+    def _initial_log_prob(self, buffer: RolloutBuffer, rows: NDArray[np.int64]) -> float:
         """Returns the initial policy's log-prob of all responses together, in nats."""
-        import torch
-
         total, temperature = 0.0, self.settings.temperature
-        batch = buffer.batch(rows, device=self.initial.device)  # type: ignore[attr-defined]
-        with torch.no_grad():
-            for part in batch.micro_batches(max_rows=ROWS_AT_A_TIME):
-                out = self.initial.evaluate(part, temperature=temperature)
-                total += float(out.log_probs.double().sum())
+        batch = buffer.batch(rows, device=self.initial.device)
+        for part in batch.micro_batches(max_rows=ROWS_AT_A_TIME):
+            out = self.initial.evaluate(part, temperature=temperature)
+            total += float(out.log_probs.double().sum())
         return total
