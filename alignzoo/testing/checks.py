@@ -48,6 +48,7 @@ class Check(Generic[Subject]):
             CheckFailure: the plugin breaks its promise, or raised while it was asked.
             NotApplicable: there is nothing to check.
         """
+        __tracebackhide__ = True  # pytest then shows the message and none of these lines
         try:
             self.function(subject)
         except NotApplicable:
@@ -191,6 +192,7 @@ def pytest_cases(
 
     def case(check: Check[Subject]) -> Callable[[], None]:
         def run() -> None:
+            __tracebackhide__ = True
             if not made:
                 made.append(subject())
             try:

@@ -14,9 +14,9 @@ from typing import Any
 
 HEAVY = frozenset(
     {
-        *("accelerate", "cv2", "datasets", "jax", "keras", "matplotlib", "nltk", "pandas", "peft"),
-        *("requests", "scipy", "sentence_transformers", "sklearn", "spacy", "tensorflow", "torch"),
-        *("torchvision", "transformers", "trl", "vllm"),
+        *("accelerate", "cv2", "datasets", "jax", "keras", "matplotlib", "pandas", "peft", "scipy"),
+        *("sentence_transformers", "sklearn", "spacy", "tensorflow", "torch", "torchvision"),
+        *("transformers", "trl", "vllm"),
     }
 )
 

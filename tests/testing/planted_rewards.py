@@ -190,6 +190,11 @@ class ForgetsTheLast(Words):
         return super().score(prompts, responses)[: max(1, len(responses) - 1)]
 
 
+class ScoresOneChunk(Words):
+    def score(self, prompts: Any, responses: Any, **columns: Any) -> Any:
+        return super().score(prompts, responses[:32])
+
+
 class KeepsTheGraph(Words):
     def score(self, prompts: Any, responses: Any, **columns: Any) -> Any:
         import torch
@@ -358,6 +363,7 @@ PLANTED: dict[type, tuple[str, str]] = {
     OneScoreForAll: ("one score for the whole batch", "one_number_per_response"),
     ListsOfScores: ("lists instead of numbers", "one_number_per_response"),
     ForgetsTheLast: ("one score too few", "one_number_per_response"),
+    ScoresOneChunk: ("the first 32 are scored", "one_number_per_response"),
     KeepsTheGraph: ("scores that require grad", "no_gradient_is_kept"),
     StripsTheResponses: ("responses are stripped in place", "inputs_are_not_changed"),
     AddsToTheChat: ("the response is appended to the prompt", "inputs_are_not_changed"),

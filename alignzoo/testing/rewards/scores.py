@@ -46,13 +46,14 @@ CHATS = (
     ],
 )
 TOLERANCE = 1e-6  # of an example's score, unless it says another
+LARGE_BATCH = 100  # more than what is scored at once by who goes in chunks
 OTHER_HASHES = "4711"  # PYTHONHASHSEED of the other process
 
 
 def one_number_per_response(subject: RewardSubject) -> None:
     """A score is one number per response, or None where there can be none."""
-    cases = subject.cases
-    for size in (1, 2, len(cases)):
+    cases = subject.cases * LARGE_BATCH
+    for size in (1, 2, len(subject.cases), LARGE_BATCH):
         subject.score(subject.reward, cases[:size])
 
 
