@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeVar
+from types import UnionType
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,7 +24,6 @@ class AlgorithmConfig(Config):
 
     learning_rate: options.LearningRate = 1e-5
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
-    adam_beta2: options.AdamBeta2 = 0.999
     max_grad_norm: float = Field(
         1.0, gt=0, description="gradients of each parameter group are scaled down to this L2 norm"
     )
@@ -101,18 +101,30 @@ def build_config(
 
 def _explain(cls: type[Config], error: ValidationError, spelling: Mapping[str, str]) -> str:
     """Returns the first thing pydantic found wrong, in our words."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = errors[0]
     path = [str(part) for part in first["loc"]]
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").partition(", unable to")[0]
+    if len(path) > 1 and _is_union(cls.model_fields[path[0]].annotation):
+        tried = [e["msg"] for e in errors if e["loc"][0] == path[0]]  # one for each member
+        message = " or ".join([message, *(m.removeprefix("Input should be ") for m in tried[1:])])
+        path = path[:1]
     if not path:
         return message
     name = spelling.get(path[0], f"option '{path[0]}'")
     if first["type"] == "missing" and len(path) == 1:
         return f"{name} is needed: {cls.model_fields[path[0]].description}"
     wanted = message.replace("Input should be", "it should be").replace("Input", "it")
-    wanted = wanted.partition(", unable to")[0]
     inside = "." + ".".join(path[1:]) if len(path) > 1 else ""
     is_out_of_bounds = first["type"].startswith(("greater_than", "less_than"))
     meaning = cls.model_fields[path[0]].description
     about = f" ({meaning})" if is_out_of_bounds and meaning and not inside else ""
     return f"{name}{inside} is {first['input']!r}; {wanted[:1].lower()}{wanted[1:]}{about}"
+
+
+def _is_union(annotation: Any) -> bool:
+    """Returns whether an option may be of more than one type, None apart."""
+    return (
+        get_origin(annotation) in (Union, UnionType)
+        and sum(member is not type(None) for member in get_args(annotation)) > 1
+    )

@@ -92,10 +92,7 @@ class Learner:
             self.group_slices.append(slice(start, len(self.parameters)))
             optimizer_groups.append({**group, "params": masters})
         self.optimizer = torch.optim.AdamW(
-            optimizer_groups,
-            lr=config.learning_rate,
-            betas=(0.9, config.adam_beta2),
-            weight_decay=config.weight_decay,
+            optimizer_groups, lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
 

@@ -13,16 +13,10 @@ from pydantic import Field
 
 LearningRate = Annotated[float, Field(gt=0, description="peak learning rate of the policy")]
 ValueLearningRate = Annotated[
-    float | None,
-    Field(gt=0, description="peak learning rate of the value head; none is learning_rate"),
-]
-AdamBeta2 = Annotated[
-    float,
+    Annotated[float, Field(gt=0)] | Literal["auto"] | None,
     Field(
-        ge=0,
-        lt=1,
-        description="decay of AdamW's mean of squared gradients; up to 0.99 no step moves a weight "
-        "by more than the learning rate",
+        description="peak learning rate of the value head; auto is 0.64 over the width of the "
+        "hidden states, none is learning_rate"
     ),
 ]
 NumEpochs = Annotated[int, Field(gt=0, description="passes over each rollout")]

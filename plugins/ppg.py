@@ -36,7 +36,6 @@ CRITIC_TOKENS = 16_384  # at a time, where a separate critic values a rollout
 class PPGConfig(az.AlgorithmConfig):
     """Options of `ppg`."""
 
-    adam_beta2: options.AdamBeta2 = 0.99  # as in ppo
     num_epochs: options.NumEpochs = 2
     kl_coef: options.KLCoef = 0.025
     gamma: options.Gamma = 1.0
@@ -46,7 +45,7 @@ class PPGConfig(az.AlgorithmConfig):
     whiten_advantages: options.Whiten = "center"
     aggregate: options.Aggregate = "token_mean"
     vf_coef: options.VfCoef = 0.5
-    value_learning_rate: options.ValueLearningRate = 1e-3
+    value_learning_rate: options.ValueLearningRate = "auto"
     ent_coef: options.EntCoef = 0.0
     target_kl: options.TargetKL = None
     bootstrap_truncated: options.BootstrapTruncated = False

@@ -8,9 +8,8 @@ rewards are -kl_coef * (log p_old - log p_ref) per token plus the score at the l
 generalised advantage estimates (arXiv:1506.02438), and kl_coef may follow a target KL.
 
 What differs from the papers (`docs/algorithms/ppo.md` has the experiments): gamma = gae_lambda = 1
-and advantages centred but not divided by their deviation; the value head has a rate of its own and
-its gradient stops at the trunk, so a poor critic cannot spoil the policy; Adam's second decay is
-0.99, so a rare response does not move the policy by more than the learning rate.
+and advantages centred but not divided by their deviation; the value head has a rate of its own, by
+the model's width, and its gradient stops at the trunk, so a poor critic cannot spoil the policy.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from alignzoo import objectives, options
 class PPOConfig(az.AlgorithmConfig):
     """Options of `ppo`."""
 
-    adam_beta2: options.AdamBeta2 = 0.99
     num_epochs: options.NumEpochs = 2
     kl_coef: options.KLCoef = 0.025
     kl_target: float | None = Field(
@@ -44,7 +42,7 @@ class PPOConfig(az.AlgorithmConfig):
     whiten_advantages: options.Whiten = "center"
     aggregate: options.Aggregate = "token_mean"
     vf_coef: options.VfCoef = 0.5
-    value_learning_rate: options.ValueLearningRate = 1e-3
+    value_learning_rate: options.ValueLearningRate = "auto"
     detach_values: options.DetachValues = True
     ent_coef: options.EntCoef = 0.0
     target_kl: options.TargetKL = None

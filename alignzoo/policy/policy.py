@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -309,11 +309,20 @@ class Policy:
         }
         return {name: part for name, part in parts.items() if part is not None}
 
-    def parameter_groups(self, *, value_learning_rate: float | None) -> list[dict[str, Any]]:
-        """Returns two optimiser groups: the model, and the value head at a rate of its own."""
-        head = {"params": list(self._require_value_head().parameters())}
+    def parameter_groups(
+        self, *, value_learning_rate: float | Literal["auto"] | None
+    ) -> list[dict[str, Any]]:
+        """Returns two optimiser groups: the model, and the value head at a rate of its own.
+
+        A step of Adam moves V by about the rate times the sum of |hidden state|; "auto" divides by
+        the width, so that V follows as fast in any model. With None there is no rate of its own.
+        """
+        head = self._require_value_head()
+        if value_learning_rate == "auto":
+            value_learning_rate = 0.64 / head.in_features
         rate = {} if value_learning_rate is None else {"lr": value_learning_rate}
-        return [{"params": list(self.model.parameters())}, {**head, **rate}]
+        model = {"params": list(self.model.parameters())}
+        return [model, {"params": list(head.parameters()), **rate}]
 
     def snapshot(self) -> Policy:
         """Returns a frozen copy, without the reference; what shapes the logits is copied too."""

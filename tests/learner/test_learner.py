@@ -131,14 +131,11 @@ def test_a_rate_of_zero_moves_nothing():
 # -- steps -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("beta2", [0.999, 0.9])
-def test_steps_are_those_of_adamw_on_clipped_gradients(beta2):
-    algorithm = Imitate(learning_rate=1e-2, adam_beta2=beta2, weight_decay=0.1, max_grad_norm=0.5)
+def test_steps_are_those_of_adamw_on_clipped_gradients():
+    algorithm = Imitate(learning_rate=1e-2, weight_decay=0.1, max_grad_norm=0.5)
     learner, batch = make(algorithm)
     twin = small_policy()
-    optimizer = torch.optim.AdamW(
-        twin.model.parameters(), lr=1e-2, betas=(0.9, beta2), weight_decay=0.1
-    )
+    optimizer = torch.optim.AdamW(twin.model.parameters(), lr=1e-2, weight_decay=0.1)
     for _ in range(3):
         take(learner, batch)
         (-twin.evaluate(batch).log_probs.sum() / batch.num_tokens).backward()
@@ -149,19 +146,6 @@ def test_steps_are_those_of_adamw_on_clipped_gradients(beta2):
         learner.policy.model.parameters(), twin.model.parameters(), strict=True
     ):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("beta2", "limit"), [(0.99, 1.0), (0.999, 10**0.5)])
-def test_a_gradient_out_of_the_blue_moves_a_weight_by_a_bounded_multiple_of_the_rate(beta2, limit):
-    # Kingma & Ba 2015, section 2.1: lr (1 - beta1) / sqrt(1 - beta2) where that is above lr.
-    learner, batch = make(Imitate(adam_beta2=beta2, learning_rate=1e-4, max_grad_norm=1e9))
-    gradient = learner.gradient(batch, learner.algorithm.loss)
-    for scale in [1e-6] * 3000 + [1.0]:
-        before = learner.get_vector()
-        tensors = [g if g is None else scale * g for g in gradient.tensors]
-        learner.apply(dataclasses.replace(gradient, tensors=tensors))
-    moved = float((learner.get_vector() - before).abs().max()) / 1e-4
-    assert 0.9 * limit < moved <= 1.02 * limit
 
 
 def test_a_step_is_its_gradient_applied():

@@ -191,6 +191,17 @@ def test_the_value_head_learns_at_its_own_rate():
     assert Learner(policy, algorithm, az.RolloutBuffer()).peak_rates == [1e-4, 3e-2]
     same = az.make("ppo", learning_rate=1e-4, value_learning_rate=None)
     assert Learner(policy, same, az.RolloutBuffer()).peak_rates == [1e-4, 1e-4]
+    auto = az.make("ppo", learning_rate=1e-4)
+    width = policy.value_head.in_features
+    assert Learner(policy, auto, az.RolloutBuffer()).peak_rates == [1e-4, 0.64 / width]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [("x", "it should be a valid number or 'auto'"), (0, "greater than 0 or ")]
+)
+def test_an_option_of_two_types_says_both(given, wanted):
+    with pytest.raises(az.ConfigError, match=f"'value_learning_rate' is {given!r}; .*{wanted}"):
+        az.make("ppo", value_learning_rate=given)
 
 
 @pytest.mark.parametrize("detach", [True, False])
