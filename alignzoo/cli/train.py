@@ -31,6 +31,8 @@ def run(arguments: list[str]) -> int:
         select_plugins(saved.get("plugins", []) or selected_plugins())
     found = registry()
     id, rest = _algorithm_id(arguments, saved)
+    if saved is not None:
+        _check_installed(found, saved)
     config_class = found.algorithm(id).Config
     parser = Parser(f"train {id}", found.find("algorithm", id).spec.summary)
     options = OptionSet({"run": RunOptions, id: config_class})
@@ -107,6 +109,21 @@ def _algorithm_id(arguments: list[str], saved: Mapping[str, Any] | None) -> tupl
     if any(word in ("-h", "--help") for word in arguments):
         raise ConfigError(f"name an algorithm to see its options: {USAGE} --help")
     raise ConfigError(f"give the algorithm first: {USAGE}")
+
+
+def _check_installed(found: Registry, saved: Mapping[str, Any]) -> None:
+    """Checks that the algorithm of a saved run is still there.
+
+    Raises:
+        ConfigError: it is not; the message names the distribution that had it.
+    """
+    about = saved["algorithm"]
+    owner = about.get("distribution")
+    if owner and not found.matches("algorithm", about["id"]):
+        raise ConfigError(
+            f"the run was started with algorithm '{about['id']}' of {owner} {about['version']}, "
+            "which provides it no longer or is not installed; see `alignzoo plugins --check`"
+        )
 
 
 def _saved_options(saved: Mapping[str, Any]) -> dict[str, Any]:

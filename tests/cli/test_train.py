@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from fixture_plugins import run_alignzoo
 from trainer.runs import (
     DEMONSTRATIONS,
@@ -450,6 +451,15 @@ def test_another_plugin_revision_is_refused_naming_both(again, capsys, monkeypat
     assert "algorithm.revision = 1 and is now 2" in line
     assert train(None, "--resume", "--allow-changed", out="run", steps=3) == 0
     assert saved_config(again / "run")["algorithm"]["revision"] == 2
+
+
+def test_a_run_whose_plugin_is_gone_says_whose_it_was(again, capsys):
+    path = again / "run" / "config.yaml"
+    saved = saved_config(again / "run")
+    saved["algorithm"] |= {"id": "gone", "distribution": "alignzoo-gone", "version": "1.5"}
+    path.write_text(yaml.safe_dump(saved))
+    line = fails(capsys, 2, None, "--resume", out="run", steps=3)
+    assert "algorithm 'gone' of alignzoo-gone 1.5" in line
 
 
 def test_another_reward_file_is_refused(again, capsys):
