@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alignzoo.testing.algorithms.subject import AlgorithmSubject
 from alignzoo.testing.checks import NotApplicable, require
@@ -124,9 +124,7 @@ def row_order_changes_nothing(subject: AlgorithmSubject) -> None:
             "place.",
         )
 
-    scene = subject.scene()
-    rows = scene.fill()
-    order = _other_order(rows)
+    order = _other_order(subject.prepared.rollout)
     back = sorted(range(len(order)), key=order.__getitem__)
     _compare_prepared(
         subject,
@@ -181,9 +179,10 @@ def _compare_prepared(
 ) -> None:
     """Fails where `prepare` writes something else into another form of the rollout."""
     from alignzoo.testing.algorithms.calls import relative_gap
+    from alignzoo.testing.algorithms.scenes import prepared
 
-    (plain, _), (changed, _) = _prepared(subject), _prepared(subject, change)
-    for name, column in plain.items():
+    changed = prepared(subject.scene(), change).columns
+    for name, column in subject.prepared.columns.items():
         require(name in changed, f"prepare writes '{name}' for one form of a rollout alone")
         other = back(changed[name])
         if column.ndim == 2:
@@ -192,29 +191,13 @@ def _compare_prepared(
         require(gap < 1e-4, f"prepare writes another '{name}': it changes by {gap:.1%}. {remedy}")
 
 
-def _prepared(
-    subject: AlgorithmSubject, change: Callable[[RolloutBatch], RolloutBatch] | None = None
-) -> tuple[dict[str, Any], bool]:
-    """Returns the columns that `prepare` writes, by name, and whether it asks a model."""
-    from alignzoo.learner import restrict
-    from alignzoo.testing.algorithms.calls import models_that_run
-
-    scene = subject.scene()
-    batch = scene.fill()
-    view = restrict(batch if change is None else change(batch), scene.algorithm, may_write=True)
-    with scene.draws(), models_that_run() as models:
-        scene.algorithm.prepare(view)
-    return {name: getattr(view, name) for name in view.written}, bool(models)
-
-
 def _compare_shifted(subject: AlgorithmSubject) -> None:
     """Fails where masked tokens between others change what `prepare` writes for those."""
     from alignzoo.testing.algorithms import batches
 
-    _, runs_a_model = _prepared(subject)
-    if runs_a_model:  # whose tokens would be in another order too
+    if subject.prepared.models:  # whose tokens would be in another order too
         return
-    _, order = batches.shifted(subject.scene().fill())
+    _, order = batches.shifted(subject.prepared.rollout)
 
     def back(column: Tensor) -> Tensor:
         moved = column.new_zeros(column.shape)

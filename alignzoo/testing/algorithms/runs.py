@@ -19,7 +19,7 @@ from alignzoo.trainer import Trainer
 if TYPE_CHECKING:
     from alignzoo.testing.algorithms.subject import AlgorithmSubject
 
-STOP, END = 2, 4  # updates of the run that is stopped, and of the whole one
+STOP, END = 1, 3  # updates of the run that is stopped, and of the whole one
 PROMPTS = [f"{who} {did}" for who in ("The dog", "A cat", "One bird") for did in "abcdefg"]
 SOURCES: dict[str, list[dict[str, Any]]] = {
     "demonstrations": [{"prompt": p, "completion": f" then {p[::-1]}"} for p in PROMPTS],
@@ -61,9 +61,10 @@ class Runs:
                 out=folder,
                 batch_size=needs.group_size * max(2, -(-8 // needs.group_size)),
                 max_new_tokens=6,
-                eval_every=STOP,
+                eval_every=2,
                 eval_fraction=0.25,
                 checkpoint_every=STOP,
+                keep_checkpoints=END,
                 **data,
             ).run(steps, resume=resume)
         return folder

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from alignzoo.policy import Policy
 from alignzoo.policy.tiny import make_model
 from alignzoo.random_streams import global_state, seed_globals, set_global_state
 from alignzoo.rollout import RolloutBatch, RolloutBuffer, last_action_positions
-from alignzoo.testing.algorithms.calls import Probe, WatchedLearner
+from alignzoo.testing.algorithms.calls import Probe, WatchedLearner, models_that_run
 from alignzoo.testing.algorithms.rows import Layout, Rows, make_rows
 
 SPREAD = 0.3  # of the weights: next-token distributions are far from flat
@@ -204,6 +204,25 @@ class Scene:
                 self.drift()
             metrics.append(self.update(batch, probe))
         return metrics
+
+
+class Prepared(NamedTuple):
+    """What `prepare` wrote into a rollout, by name, and the kinds of model that it asked."""
+
+    rollout: RolloutBatch
+    columns: dict[str, Tensor]
+    models: list[str]
+
+
+def prepared(
+    scene: Scene, change: Callable[[RolloutBatch], RolloutBatch] = lambda batch: batch
+) -> Prepared:
+    """Returns what the algorithm of a fresh scene prepares, of its rollout in another form."""
+    rollout = scene.fill()
+    view = restrict(change(rollout), scene.algorithm, may_write=True)
+    with scene.draws(), models_that_run() as models:
+        scene.algorithm.prepare(view)
+    return Prepared(rollout, {name: getattr(view, name) for name in view.written}, models)
 
 
 def _seeded_state() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from alignzoo.testing.records import PluginSubject
 if TYPE_CHECKING:
     from alignzoo.algorithm import Algorithm, Needs
     from alignzoo.testing.algorithms.runs import Runs
-    from alignzoo.testing.algorithms.scenes import Scene
+    from alignzoo.testing.algorithms.scenes import Prepared, Scene
 
 
 class AlgorithmSubject(PluginSubject):
@@ -73,6 +73,13 @@ class AlgorithmSubject(PluginSubject):
         except Exception as error:
             return str(error) if isinstance(error, AlignzooError) else one_line(error)
         return None
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """What its `prepare` writes into the first rollout."""
+        from alignzoo.testing.algorithms.scenes import prepared
+
+        return prepared(self.scene())
 
     @cached_property
     def runs(self) -> Runs:
