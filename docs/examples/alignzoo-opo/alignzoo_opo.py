@@ -65,7 +65,7 @@ class Opo(az.Algorithm):
     @property
     def unbiased(self) -> bool:
         """Whether the expected gradient is exact; `alignzoo check` then holds it to that."""
-        return self.config.baseline == "others"
+        return bool(self.config.baseline == "others")
 
     @property
     def needs(self) -> az.Needs:

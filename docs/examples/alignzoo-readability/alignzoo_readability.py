@@ -83,7 +83,8 @@ class Readability(az.RewardModel):
         sentences = max(1, len(SENTENCE_END.findall(text)))
         syllables = sum(len(_dictionary(language).positions(word)) + 1 for word in words)
         ease = base - per_sentence * len(words) / sentences - per_word * syllables / len(words)
-        return min(max(ease / 100, 0.0), 1.0) * min(1.0, len(words) / self.config.min_words)
+        long_enough: float = min(1.0, len(words) / self.config.min_words)
+        return min(max(ease / 100, 0.0), 1.0) * long_enough
 
 
 @functools.cache
