@@ -50,6 +50,7 @@ def find_entry(found: Registry, id: str, kind: Kind | None) -> Entry:
         choices = " or ".join(f"--kind {name}" for name in kinds)
         raise ConfigError(f"'{id}' names more than one kind of thing; add {choices}.")
     if not kinds:
+        _check_no_plugin(found, id)
         known = sorted({e.id for e in (*found.algorithms, *found.rewards, *found.tasks)})
         hint = did_you_mean(id.rpartition(":")[2], known)
         raise ConfigError(
@@ -57,6 +58,14 @@ def find_entry(found: Registry, id: str, kind: Kind | None) -> Entry:
             f"{found.lost_text()}"
         )
     return found.find(kinds[0], id)
+
+
+def _check_no_plugin(found: Registry, name: str) -> None:
+    """Raises ConfigError where a plugin is called so, with the ids it provides."""
+    if any(plugin.state == "loaded" and plugin.answers_to(name) for plugin in found.plugins):
+        ids = [entry.id for entry in found.entries if entry.plugin.answers_to(name)]
+        has = f"it provides {', '.join(ids)}: name one" if ids else "it provides nothing"
+        raise ConfigError(f"'{name}' is a plugin and no id; {has}.")
 
 
 def _facts(entry: Entry, target: Any) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def another_process_scores_the_same(subject: RewardSubject) -> None:
         found,
         cases,
         "another process scored it. `hash` of a text and the order of a set differ between "
-        "processes: use hashlib, and sorted(...).",
+        "processes: use hashlib, and sorted(...); and keep nothing in a module between calls.",
     )
 
 
