@@ -53,6 +53,21 @@ class A2C(az.Algorithm):
     """Policy gradient with n-step or generalised advantages."""
 
     Config = A2CConfig
+    # R = 0 + 0.25 * 0.4, 0.5 * 1 and 1; A = R - V; the loss 0.5 / 3 + 0.5 * 0.45 / 6.
+    examples = (
+        {
+            "options": {"gamma": 0.5, "n_step": 2, "vf_coef": 0.5, "whiten_advantages": "none"},
+            "rewards": [[0, 0, 1]],
+            "values": [[0.5, 0.2, 0.4]],
+            "returns": [[0.1, 0.5, 1]],
+            "advantages": [[-0.4, 0.3, 0.6]],
+            "log_probs": [[-1, -2, -0.5]],
+            "new_values": [[0.6, 0.1, 0.8]],
+            "loss": 0.2041667,
+            "gradient": [[0.4 / 3, -0.1, -0.2]],
+            "value_gradient": [[0.25 / 3, -0.2 / 3, -0.1 / 3]],
+        },
+    )
 
     @property
     def needs(self) -> az.Needs:

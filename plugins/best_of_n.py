@@ -46,6 +46,9 @@ class BestOfN(az.Algorithm):
     """Maximum likelihood of each group's best responses."""
 
     Config = BestOfNConfig
+    examples = (
+        {"options": {"group_size": 2}, "scores": [0.1, 0.9, 3, 1], "weights": [0, 1, 1, 0]},
+    )
 
     @property
     def needs(self) -> az.Needs:

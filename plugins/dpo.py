@@ -19,7 +19,8 @@ that token too. `ipo --per-token` takes the mean of h over tokens, as TRL does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -71,10 +72,21 @@ class ORPOConfig(DPOConfig):
     beta: float = Field(0.1, gt=0, description="weight of the odds ratio beside the likelihood")
 
 
+# Worked by hand. The first pair: log-ratios to the reference 0.2 + 0.3 and -0.5, log-probs -1.5 (a
+# mean of -0.75) and -2. The second is a tie: 0.25 and 0.25, -1 and -1.
+PAIRS: Mapping[str, Any] = {
+    "lengths": [2, 1, 1, 1],
+    "log_probs": [[-1, -0.5], [-2, 0], [-1, 0], [-1, 0]],
+    "ref_log_probs": [[-1.2, -0.8], [-1.5, 0], [-1.25, 0], [-1.25, 0]],
+}
+
+
 class DPO(az.Algorithm):
     """Logistic regression of which response was chosen on the difference of implicit rewards."""
 
     Config = DPOConfig
+    # Margins 1 and 0: log(1 + 1/e) and log 2.
+    examples = ({**PAIRS, "options": {"beta": 1.0}, "loss": (0.313262 + 0.693147) / 2},)
     has_reference: ClassVar[bool] = True
 
     @property
@@ -111,6 +123,14 @@ class CDPO(DPO):
     """DPO that allows for wrong labels, so that no margin is ever large enough to be certain."""
 
     Config = CDPOConfig
+    # One in five is wrong: 0.313262 + 0.2 * 1, and log 2 either way.
+    examples = (
+        {
+            **PAIRS,
+            "options": {"beta": 1.0, "label_smoothing": 0.2},
+            "loss": (0.513262 + 0.693147) / 2,
+        },
+    )
 
     def losses(self, chosen: Tensor, rejected: Tensor) -> Tensor:
         share = self.config.label_smoothing
@@ -123,6 +143,8 @@ class IPO(DPO):
     """Least squares towards a fixed gap of log-ratios, which no certain label can push further."""
 
     Config = IPOConfig
+    # The gap should be 1 / (2 beta) = 2, and is 1 and 0: squares 1 and 4.
+    examples = ({**PAIRS, "options": {"beta": 0.25, "per_token": False}, "loss": 2.5},)
 
     def rewards(self, batch: az.RolloutBatch, out: az.PolicyOutput) -> Tensor:
         rewards = super().rewards(batch, out)
@@ -137,6 +159,14 @@ class SimPO(DPO):
     """DPO on mean log-probs, without a reference."""
 
     Config = SimPOConfig
+    # Rewards -1.5 and -4: log(1 + e^-(2.5 - 0.5)) = 0.126928. The tie: log(1 + e^0.5) = 0.974077.
+    examples = (
+        {
+            **PAIRS,
+            "options": {"beta": 2.0, "target_margin": 0.5},
+            "loss": (0.126928 + 0.974077) / 2,
+        },
+    )
     has_reference = False
 
     def rewards(self, batch: az.RolloutBatch, out: az.PolicyOutput) -> Tensor:
@@ -152,6 +182,9 @@ class ORPO(DPO):
     """Maximum likelihood of the chosen response, and odds above those of the rejected one."""
 
     Config = ORPOConfig
+    # Odds of e^-0.75 and e^-2 are 0.895256 and 0.156518: 0.75 + 0.5 * log(1 + 0.156518 / 0.895256).
+    # The tie: 1 + 0.5 * log 2.
+    examples = ({**PAIRS, "options": {"beta": 0.5}, "loss": (0.830546 + 1.346574) / 2},)
     has_reference = False
 
     def rewards(self, batch: az.RolloutBatch, out: az.PolicyOutput) -> Tensor:

@@ -48,6 +48,17 @@ class KTO(az.Algorithm):
     """Prospect theory's value of each response, beside a reference point."""
 
     Config = KTOConfig
+    # h is 0.5 and -0.5, z is 0: both values are 2 * 0.5, and 1 - sigmoid(1) is 0.268941.
+    examples = (
+        {
+            "options": {"beta": 2.0, "desirable_weight": 1.5, "undesirable_weight": 0.5},
+            "lengths": [2, 1],
+            "log_probs": [[-1, -0.5], [-2, 0]],
+            "ref_log_probs": [[-1.2, -0.8], [-1.5, 0]],
+            "loss": (1.5 + 0.5) / 2 * 0.268941,
+            "metrics": {"chosen_rewards": 1.0, "rejected_rewards": -1.0, "margin": 2.0},
+        },
+    )
     saved = ("kl_point",)
     kl_point = 0.0  # z, in nats; the policy starts as its reference
 

@@ -61,6 +61,20 @@ class ReinforcePP(az.Algorithm):
     """REINFORCE with PPO's clip and the batch for a critic."""
 
     Config = ReinforcePPConfig
+    # Returns 1, 2 and 3, whose deviation is sqrt(2/3). Ratios 1.3, 1 and 1.5, the last clipped to
+    # 1.2: the loss is -(-1.3 + 0 + 1.2) * 1.224745 / 3.
+    examples = (
+        {
+            "rewards": [[-1, 2], [3, 0]],
+            "lengths": [2, 1],
+            "returns": [[1, 2], [3, 0]],
+            "advantages": [[-1.224745, 0], [1.224745, 0]],
+            "old_log_probs": [[-1, -2], [-3, 0]],
+            "log_probs": [[-0.737636, -2], [-2.594535, 0]],
+            "loss": 0.0408248,
+            "gradient": [[0.530723, 0], [0, 0]],
+        },
+    )
 
     @property
     def needs(self) -> az.Needs:

@@ -57,6 +57,17 @@ class RewardWeighted(az.Algorithm):
     """Maximum likelihood weighted by the exponential of the advantage."""
 
     Config = RewardWeightedConfig
+    # e^0, e^(log 3) and e^(log 2) are 1, 3 and 2 of 6, times 3; the loss is (0.5 + 3 + 3) / 3.
+    examples = (
+        {
+            "options": {"advantage_temperature": 1.0, "standardise": False},
+            "rewards": [[0], [1.098612], [0.693147]],
+            "weights": [0.5, 1.5, 1],
+            "log_probs": [[-1], [-2], [-3]],
+            "loss": 6.5 / 3,
+            "gradient": [[-0.5 / 3], [-0.5], [-1 / 3]],
+        },
+    )
 
     @property
     def needs(self) -> az.Needs:

@@ -72,6 +72,18 @@ class RLOO(az.Algorithm):
     """Policy gradient against the mean of the other responses."""
 
     Config = RLOOConfig
+    # S is -0.5 + 3.25 = 2.75 and 0, and each is the other's baseline; the gradient is -A / 2.
+    examples = (
+        {
+            "options": {"group_size": 2},
+            "lengths": [2, 1],
+            "rewards": [[-0.5, 3.25], [0, 0]],
+            "advantages": [[2.75, 2.75], [-2.75, 0]],
+            "log_probs": [[-1, -2], [-3, 0]],
+            "loss": 0,
+            "gradient": [[-1.375, -1.375], [1.375, 0]],
+        },
+    )
 
     @property
     def needs(self) -> az.Needs:

@@ -34,6 +34,14 @@ class SFT(az.Algorithm):
     """Maximum likelihood of demonstrations."""
 
     Config = SFTConfig
+    examples = (  # (1 + 2 + 0.5 + 3) / 4
+        {
+            "lengths": [3, 1],
+            "log_probs": [[-1, -2, -0.5], [-3, 0, 0]],
+            "loss": 1.625,
+            "gradient": [[-0.25, -0.25, -0.25], [-0.25, 0, 0]],
+        },
+    )
 
     @property
     def needs(self) -> az.Needs:
