@@ -28,6 +28,7 @@ TEXTS: tuple[tuple[Any, str], ...] = (
     ("Write JSON.", '{"numbers": [1, 2.5], "text": null}'),
 )
 ANY_VALUE = "1"  # of a column that a reward asks for and no example gives
+SEED = 1  # of every fit
 RELATIVE, ABSOLUTE = 1e-4, 1e-5  # a model rounds otherwise in a batch of another shape
 
 
@@ -45,7 +46,8 @@ class RewardSubject(PluginSubject):
 
     def __init__(self, entry: Entry, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(entry, options)
-        self._fitted: dict[tuple[str, int], Any] = {}
+        self.measures: dict[str, dict[str, float]] = {}  # of the fit, by kind of judgement
+        self._fitted: dict[str, Any] = {}
         self._guessed: dict[str, Any] = {}
         self._trained: Any = None  # as `reward` was before it scored anything
 
@@ -70,7 +72,7 @@ class RewardSubject(PluginSubject):
         self._guess_columns(reward)
         return reward
 
-    def fitted(self, kind: str, *, seed: int = 1, again: bool = False) -> Any:
+    def fitted(self, kind: str, *, again: bool = False) -> Any:
         """Returns a reward that learned from generic judgements of a kind, made once.
 
         Args:
@@ -78,13 +80,14 @@ class RewardSubject(PluginSubject):
         """
         from alignzoo.reward_training import fit_reward
 
-        if again or (kind, seed) not in self._fitted:
+        if again or kind not in self._fitted:
             reward = self.make()
-            fit_reward(reward, self.judgements(kind), seed=seed)
+            measures = fit_reward(reward, self.judgements(kind), seed=SEED)
             if again:
                 return reward
-            self._fitted[kind, seed] = reward
-        return self._fitted[kind, seed]
+            self._fitted[kind] = reward
+            self.measures[kind] = measures
+        return self._fitted[kind]
 
     def fresh(self) -> Any:
         """Returns a reward that can score and has scored nothing yet."""
