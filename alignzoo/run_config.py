@@ -51,6 +51,7 @@ def describe_run(trainer: Trainer, record: Mapping[str, Any]) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "cpu": _cpu(),
         },
+        **({"metrics": dict(kind.metrics)} if kind.metrics else {}),  # what its own ones mean
     }
     for name, value in record.items():
         both_maps = isinstance(value, Mapping) and isinstance(described.get(name), dict)

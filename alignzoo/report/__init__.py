@@ -22,6 +22,7 @@ from alignzoo.report.run_config import (
     baseline,
     data_name,
     option,
+    own_metrics,
     rewards,
     short_name,
 )
@@ -84,7 +85,7 @@ def render(folder: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    main, small, constants = charts(metrics)
+    main, small, constants = charts(metrics, own_metrics(config))
     return environment.get_template("report.html.j2").render(
         title=visible(algorithm_name(config) or folder.resolve().name),
         subtitle=[*run_subtitle(config), *run_size(metrics)],
@@ -99,8 +100,14 @@ def render(folder: Path) -> str:
     )
 
 
-def charts(metrics: MetricsFile) -> tuple[list[Chart], list[Chart], list[tuple[str, str, str]]]:
-    """Returns the main charts, the small ones, and (name, value, unit) of what never changed."""
+def charts(
+    metrics: MetricsFile, own: Mapping[str, str]
+) -> tuple[list[Chart], list[Chart], list[tuple[str, str, str]]]:
+    """Returns the main charts, the small ones, and (name, value, unit) of what never changed.
+
+    Args:
+        own: what metrics mean that are the algorithm's own, by name.
+    """
     series = shown_series(metrics)
     twins = {HELD_OUT_PREFIX + name for name in series}
     names = sorted((name for name in series if name not in twins), key=order)
@@ -114,7 +121,7 @@ def charts(metrics: MetricsFile) -> tuple[list[Chart], list[Chart], list[tuple[s
             series.get(HELD_OUT_PREFIX + name),
             steps=(metrics.first_step, metrics.last_step),
             unit=known.unit,
-            text=known.text,
+            text=known.text or own.get(name.removeprefix(HELD_OUT_PREFIX), ""),
             window=smoothing_window(metrics.num_updates),
             not_finite=metrics.not_finite.get(name, 0),
         )

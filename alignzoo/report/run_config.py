@@ -36,6 +36,12 @@ def algorithm_name(config: Mapping[str, Any]) -> str:
     return str(algorithm) if algorithm else ""
 
 
+def own_metrics(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what the algorithm says of metrics of its own, by name."""
+    found = config.get("metrics")
+    return {str(n): str(v) for n, v in found.items()} if isinstance(found, Mapping) else {}
+
+
 def library_versions(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns versions by library, Python's among them, from `versions` or `environment`."""
     environment = config.get("environment")

@@ -156,6 +156,13 @@ def test_any_other_numeric_key_is_drawn(tmp_path: Path) -> None:
     assert "flag" not in page.text
 
 
+def test_a_metric_that_the_algorithm_explains_is_explained(tmp_path: Path) -> None:
+    rows = [{"step": i, "advantage_max": i / 7, "eval_advantage_max": i / 8} for i in (1, 2, 3)]
+    config = {"metrics": {"advantage_max": "largest <advantage> of a rollout"}}
+    page = report_of(write_run(tmp_path, rows, config=config))
+    assert page.text.count("largest <advantage> of a rollout") >= 2  # beside its curve, and below
+
+
 def test_held_out_metric_without_a_training_twin_is_drawn(tmp_path: Path) -> None:
     rows = [{"step": i, "eval_loss": 3.0 / i, "eval_win_rate": i / 9} for i in (1, 2, 3)]
     titles = [text for tag, text in report_of(write_run(tmp_path, rows)).texts if tag == "title"]
