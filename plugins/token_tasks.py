@@ -3,7 +3,7 @@
     chain      one response is right; each of its tokens that comes first, in order, pays its share
     tree       each token pays an amount of its own, in each context another
     noisy_max  responses that begin with 0 pay 0; all others pay a little less, and noise hides it
-               (after Sutton and Barto 2018, example 6.7; van Hasselt 2010)
+               of those that begin with 1 (after Sutton and Barto 2018, example 6.7)
 
 The policy is a table of logits, flat at first. What it is worth, and its KL to the flat policy, are
 sums over all responses: nothing is sampled, and critics that steer are counted in.
@@ -206,15 +206,15 @@ class Tree(TokenTask):
 class NoisyMaxConfig(az.TaskConfig):
     """Options of `noisy_max`."""
 
-    loss: float = Field(0.1, gt=0, description="what a response that does not begin with 0 loses")
+    loss: float = Field(0.2, gt=0, description="what a response that does not begin with 0 loses")
     spread: float = Field(1.0, ge=0, description="standard deviation of the noise, in score units")
 
 
 class NoisyMax(TokenTask):
-    """Responses of two tokens, of which the first should be 0; what follows any other looks better.
+    """Responses of two tokens, of which the first should be 0; what follows a 1 is noisy.
 
-    The largest of several noisy estimates is above the largest value: learning from maxima prefers
-    the many noisy responses until it has seen enough of them.
+    The largest of several noisy estimates is above the largest value (van Hasselt 2010): who learns
+    from maxima, or imitates the best of several, prefers the 1 until it has seen enough of it.
     """
 
     Config = NoisyMaxConfig
@@ -245,7 +245,7 @@ class NoisyMax(TokenTask):
             times: Counter[tuple[int, str]] = Counter()
             scores = self.mdp.score(completions)
             for row, key in enumerate(zip(draw, completions, strict=True)):
-                if scores[row] < 0:
+                if key[1].startswith("1"):
                     numbers = [seed, key[0], times[key], zlib.crc32(key[1].encode())]
                     scores[row] += np.random.default_rng(numbers).normal(scale=self.config.spread)
                 times[key] += 1
@@ -258,7 +258,7 @@ class NoisyMax(TokenTask):
 
     def judge(self, rows: np.ndarray[Any, Any], generator: np.random.Generator) -> Any:
         noise = generator.normal(scale=self.config.spread, size=len(rows))
-        return self.scores[rows] + noise * (self.scores[rows] < 0)
+        return self.scores[rows] + noise * [self.texts[row].startswith("1") for row in rows]
 
 
 @az.hookimpl
