@@ -212,7 +212,7 @@ class Registry:
             return cls(build_config(cls.Config, options, id))
         except (ConfigError, DataError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = plugin_loader.one_line(error)
             raise PluginError(f"{entry.label} failed while it was made: {reason}") from error
 

@@ -209,6 +209,11 @@ IN_USE = {
         "one_number_per_response",
         "OSError: no model at /nowhere (",
     ),
+    "a constructor that exits": (
+        {"body": "def __init__(self, config): raise SystemExit"},
+        "one_number_per_response",
+        "SystemExit(): it tried to end the program (",
+    ),
     "score raises": (
         {"score": "raise KeyError('lost')"},
         "one_number_per_response",
@@ -272,6 +277,16 @@ def test_score_names_the_plugin_that_is_broken_in_use(failure, installed, capsys
     assert printed.err.startswith("error: reward 'bad' (plugin 'loaded_module' of broken-dist 1.5)")
     assert len(printed.err.splitlines()) == 1
     assert not out.exists()
+
+
+def test_a_command_that_a_plugin_ends_names_the_plugin(installed, capsys):
+    before = "class Ending(type):\n    @property\n    def learns_from(cls): raise SystemExit(3)"
+    source = reward_plugin("ending", before=before)
+    source = source.replace("(az.RewardModel)", "(az.RewardModel, metaclass=Ending)")
+    write_distribution(installed, "ending-dist", {"ending_module": source})
+    assert cli.main(["info", "ending"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: plugin 'ending_module' of ending-dist 1.5 failed: SystemExit")
 
 
 def test_two_owners_of_one_id_are_both_named_and_each_can_be_checked(installed, capsys):
