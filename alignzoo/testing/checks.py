@@ -7,15 +7,20 @@ first line of its failure message: what should have held. Below it stands what w
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
+import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from alignzoo.errors import ConfigError, did_you_mean
 from alignzoo.plugin_loader import one_line
+
+THREAD_VARIABLES = ("ALIGNZOO_NUM_THREADS", "OMP_NUM_THREADS")
 
 Subject = TypeVar("Subject")
 State = Literal["passed", "failed", "skipped", "expected", "unexpected"]
@@ -50,7 +55,8 @@ class Check(Generic[Subject]):
         """
         __tracebackhide__ = True  # pytest then shows the message and none of these lines
         try:
-            self.function(subject)
+            with _one_thread():
+                self.function(subject)
         except NotApplicable:
             raise
         except CheckFailure as failure:
@@ -58,6 +64,30 @@ class Check(Generic[Subject]):
         except (Exception, SystemExit) as error:
             said = f"It raised {one_line(error)}{_place(error, subject)}"
             raise CheckFailure(f"{self.promise}\n  {said}") from error
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps a check on one thread: its models are tiny, and more threads wait for each other.
+
+    Where the check is what imports torch, torch stays with one thread.
+    """
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch is not None else None
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    if torch is not None:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if torch is not None:
+            torch.set_num_threads(threads)
 
 
 def _place(error: BaseException, subject: Any) -> str:

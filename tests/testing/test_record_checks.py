@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -239,3 +240,29 @@ def test_the_kit_has_no_other_names() -> None:
     with pytest.raises(AttributeError, match="no attribute 'reward_check'"):
         _ = kit.reward_check
     assert "alignzoo.testing.reward_check" not in sys.modules
+
+
+def test_a_check_runs_on_one_thread_and_leaves_the_number_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    monkeypatch.setenv("ALIGNZOO_NUM_THREADS", "3")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    seen: list[Any] = []
+
+    def a_check(subject: None) -> None:
+        """It looks."""
+        variables = [os.environ.get(name) for name in ("ALIGNZOO_NUM_THREADS", "OMP_NUM_THREADS")]
+        seen.append((torch.get_num_threads(), *variables))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        make_checks([a_check])[0].run(None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [(1, "1", "1")]
+    assert os.environ["ALIGNZOO_NUM_THREADS"] == "3"
+    assert "OMP_NUM_THREADS" not in os.environ
