@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from alignzoo.testing.algorithms import contract, examples, invariance, learning, limits, state
@@ -10,33 +11,55 @@ from alignzoo.testing.algorithms.subject import AlgorithmSubject, make_subject
 from alignzoo.testing.checks import Check, make_checks
 from alignzoo.testing.records import RECORD_CHECKS, plugin_cases
 
+OWN_CHECKS: tuple[Callable[[AlgorithmSubject], None], ...] = (
+    contract.needs_are_complete,
+    invariance.padding_changes_nothing,
+    invariance.masked_tokens_change_nothing,
+    invariance.masked_tokens_have_no_gradient,
+    contract.the_batch_is_not_changed,
+    contract.the_loss_is_repeatable,
+    invariance.splitting_changes_nothing,
+    invariance.row_order_changes_nothing,
+    limits.equal_scores_teach_nothing,
+    limits.extreme_ratios_stay_finite,
+    limits.one_token_responses_work,
+    limits.full_length_responses_work,
+    contract.low_precision_keeps_a_float32_loss,
+    contract.metrics_are_known_and_finite,
+    contract.approx_kl_is_of_the_sampling_policy,
+    contract.the_ratio_is_to_the_sampling_policy,
+    contract.the_loss_has_a_gradient,
+    examples.examples_hold,
+    learning.expected_gradient_is_exact,
+    learning.improves_on_the_token_mdp,
+    state.state_dict_holds_all_state,
+    state.seeded_runs_are_equal,
+    state.resume_equals_uninterrupted,
+)
+
+
+def on_one_thread(check: Callable[[AlgorithmSubject], None]) -> Callable[[AlgorithmSubject], None]:
+    """Returns the check on one thread of torch: on so small a model more only wait for each other.
+
+    It is also what makes the same check say the same on every machine.
+    """
+
+    @functools.wraps(check)
+    def run(subject: AlgorithmSubject) -> None:
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            check(subject)
+        finally:
+            torch.set_num_threads(before)
+
+    return run
+
+
 CHECKS: list[Check[AlgorithmSubject]] = make_checks(
-    [
-        *RECORD_CHECKS,
-        contract.needs_are_complete,
-        invariance.padding_changes_nothing,
-        invariance.masked_tokens_change_nothing,
-        invariance.masked_tokens_have_no_gradient,
-        contract.the_batch_is_not_changed,
-        contract.the_loss_is_repeatable,
-        invariance.splitting_changes_nothing,
-        invariance.row_order_changes_nothing,
-        limits.equal_scores_teach_nothing,
-        limits.extreme_ratios_stay_finite,
-        limits.one_token_responses_work,
-        limits.full_length_responses_work,
-        contract.low_precision_keeps_a_float32_loss,
-        contract.metrics_are_known_and_finite,
-        contract.approx_kl_is_of_the_sampling_policy,
-        contract.the_ratio_is_to_the_sampling_policy,
-        contract.the_loss_has_a_gradient,
-        examples.examples_hold,
-        learning.expected_gradient_is_exact,
-        learning.improves_on_the_token_mdp,
-        state.state_dict_holds_all_state,
-        state.seeded_runs_are_equal,
-        state.resume_equals_uninterrupted,
-    ]
+    [*RECORD_CHECKS, *(on_one_thread(check) for check in OWN_CHECKS)]
 )
 
 

@@ -250,7 +250,7 @@ def the_ratio_is_to_the_sampling_policy(subject: AlgorithmSubject) -> None:
 
 
 def _expected_kls(call: Call) -> list[float]:
-    """Returns what approx_kl may be: of tokens, or of whole responses."""
+    """Returns what approx_kl may be: of tokens, or of whole responses; k3 first, then k2 and k1."""
     import torch
 
     mask = call.batch.response_mask
@@ -258,7 +258,10 @@ def _expected_kls(call: Call) -> list[float]:
     totals = gap.sum(1)
     spread = (totals / mask.sum(1))[:, None].expand_as(gap)[mask]
     candidates = [gap[mask], totals, totals / mask.sum(1), spread]
-    return [float((torch.expm1(x) - x).mean()) for x in candidates]
+    estimates = [torch.expm1(x) - x for x in candidates]
+    estimates += [x.square() / 2 for x in candidates]
+    estimates += [-x for x in candidates]
+    return [float(x.mean()) for x in estimates]
 
 
 def low_precision_keeps_a_float32_loss(subject: AlgorithmSubject) -> None:

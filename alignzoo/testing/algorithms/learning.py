@@ -16,7 +16,13 @@ UPDATES = 15
 LEAST_SHARE = 0.15  # of the way from the first policy to the best one
 ENOUGH = 0.4  # of the way: no need to go on
 # What suits a table of logits. An algorithm that lacks one of these options does without.
-TABLE_OPTIONS = {"learning_rate": 0.1, "value_learning_rate": 0.1, "kl_coef": 0.0}
+TABLE_OPTIONS = {
+    "learning_rate": 0.1,
+    "value_learning_rate": 0.1,
+    "kl_coef": 0.0,
+    "weight_decay": 0.0,
+    "warmup_steps": 0,
+}
 TOLERANCE = 1e-5  # relative, of an expected gradient as a vector
 
 

@@ -40,7 +40,8 @@ def equal_scores_teach_nothing(subject: AlgorithmSubject) -> None:
         pull <= 1e-6,
         "scores, rewards and values are all 0 and there is no penalty, and yet its losses have a "
         f"gradient of {pull:.3g} in the policy's output. Nothing was better than anything else: "
-        "is an advantage divided by a standard deviation of 0, or is a constant added to it?",
+        "is an advantage divided by a standard deviation of 0, or is a constant added to it? An "
+        "option that pays for something else, such as length, is left off in the check.",
     )
     of_ones, of_tenths = pulls[0] or 0.0, max(pulls[1] or 0.0, pulls[2] or 0.0)
     if of_ones <= 1e-6:  # so equal scores cancel, whatever they are
