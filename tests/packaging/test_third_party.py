@@ -131,5 +131,5 @@ def test_uninstalled_they_leave_nothing(alignzoo, pip, before, home):
     found = owners(alignzoo("list --json"))
     assert not {*EXAMPLES, "mine"} & found.keys()
     assert pip("freeze", "--all") == before
-    with pytest.raises(pytest.fail.Exception, match="'opo' of alignzoo-opo 0.1.0"):
+    with pytest.raises(pytest.fail.Exception, match="'opo' of alignzoo-opo"):
         alignzoo("train --resume --out run --steps 3")
