@@ -68,7 +68,8 @@ class Metrics:
     """Metrics under way: (sum, count) pairs and maxima, merged over micro-batches and workers.
 
     A plain number counts as a mean over one. Values may be 0-d tensors; they are read only when
-    `result` is called, so that merging never waits for a device.
+    `result` is called, so that merging never waits for a device. What they were computed from is
+    let go of at once.
     """
 
     def __init__(self, values: Mapping[str, MetricValue] | None = None) -> None:
@@ -76,11 +77,12 @@ class Metrics:
         self.maxima: dict[str, Any] = {}
         for name, value in (values or {}).items():
             if isinstance(value, Max):
-                self.maxima[name] = value.value
+                self.maxima[name] = _without_graph(value.value)
             elif isinstance(value, tuple):
-                self.sums[name] = value
+                total, count = value
+                self.sums[name] = (_without_graph(total), _without_graph(count))
             else:
-                self.sums[name] = (value, 1)
+                self.sums[name] = (_without_graph(value), 1)
 
     def merge(self, other: Metrics) -> Metrics:
         """Adds `other` to this one and returns this one."""
@@ -100,6 +102,11 @@ class Metrics:
             if float(count) > 0
         }
         return means | {name: float(value) for name, value in self.maxima.items()}
+
+
+def _without_graph(value: Any) -> Any:
+    """Returns a tensor apart from the graph it came from; other numbers as they are."""
+    return value.detach() if hasattr(value, "detach") else value
 
 
 @dataclass

@@ -769,3 +769,10 @@ def test_terms_add_and_scale_and_keep_their_metrics():
     assert both.stop
     with pytest.raises(ValueError, match="two terms of a loss both report a"):
         first + first
+
+
+def test_a_metric_is_read_without_the_graph_it_came_from():
+    value = torch.ones((), requires_grad=True) * 3
+    metrics = az.Metrics({"a": value, "b": (value, 2), "c": az.Max(value)})
+    assert not any(total.requires_grad for total, _ in metrics.sums.values())
+    assert metrics.result() == {"a": 3.0, "b": 1.5, "c": 3.0}

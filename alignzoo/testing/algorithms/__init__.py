@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,29 +37,7 @@ OWN_CHECKS: tuple[Callable[[AlgorithmSubject], None], ...] = (
 )
 
 
-def on_one_thread(check: Callable[[AlgorithmSubject], None]) -> Callable[[AlgorithmSubject], None]:
-    """Returns the check on one thread of torch: on so small a model more only wait for each other.
-
-    It is also what makes the same check say the same on every machine.
-    """
-
-    @functools.wraps(check)
-    def run(subject: AlgorithmSubject) -> None:
-        import torch
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            check(subject)
-        finally:
-            torch.set_num_threads(before)
-
-    return run
-
-
-CHECKS: list[Check[AlgorithmSubject]] = make_checks(
-    [*RECORD_CHECKS, *(on_one_thread(check) for check in OWN_CHECKS)]
-)
+CHECKS: list[Check[AlgorithmSubject]] = make_checks([*RECORD_CHECKS, *OWN_CHECKS])
 
 
 def algorithm_checks(
