@@ -267,6 +267,12 @@ class BatchMutatedByPrepare(Clip):
         return super().gae(batch)
 
 
+class BatchMutatedByUpdate(Loo):
+    def update(self, batch, learner):
+        batch.rewards.zero_()
+        return super().update(batch, learner)
+
+
 class OutputMutated(Clip):
     def loss(self, batch, out):
         out.entropy.detach().clamp_(max=1.0)
@@ -538,6 +544,7 @@ PLANTED: dict[type, tuple[str, tuple[str, ...]]] = {
     TokensWeighedByLength: ("tokens weighed by their probability", ("expected_gradient_is_exact",)),
     BatchMutatedByLoss: ("the loss scales advantages in place", ("the_batch_is_not_changed",)),
     BatchMutatedByPrepare: ("prepare clips rewards in place", ("the_batch_is_not_changed",)),
+    BatchMutatedByUpdate: ("update zeroes rewards in place", ("the_batch_is_not_changed",)),
     OutputMutated: ("the loss clips the entropy in place", ("the_batch_is_not_changed",)),
     HiddenStateInLoss: ("the loss divides by the last one", ("the_loss_is_repeatable",)),
     ZeroDeviation: ("divided by a deviation of 0", ("equal_scores_teach_nothing",)),

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alignzoo.errors import did_you_mean
+from alignzoo.rollout.columns import WRITABLE
 from alignzoo.testing.algorithms.subject import AlgorithmSubject, only_rollouts
 from alignzoo.testing.checks import NotApplicable, fail, require
 
 if TYPE_CHECKING:
+    from alignzoo.algorithm import Algorithm
     from alignzoo.rollout import RolloutBatch
     from alignzoo.testing.algorithms.calls import Call
 
@@ -58,12 +60,23 @@ def the_batch_is_not_changed(subject: AlgorithmSubject) -> None:
             )
 
     scene = subject.scene()
-    scene.play(probe)
+    batch = scene.collect()
+    before = batch.fingerprint()
+    scene.update(batch, probe)
+    changed = [name for name in _changed(before, batch) if name not in _writable(scene.algorithm)]
+    require(
+        not changed,
+        f"update changes {_listed(changed)} of the batch in place; work on copies (x.clone()).",
+    )
+
+
+def _writable(algorithm: Algorithm) -> set[str]:
+    """Returns the columns that an algorithm may write."""
+    return {*WRITABLE, *algorithm.needs.columns}
 
 
 def _check_prepare(subject: AlgorithmSubject) -> None:
     from alignzoo.learner import restrict
-    from alignzoo.rollout.columns import WRITABLE
 
     scene = subject.scene()
     batch = scene.fill()
@@ -72,7 +85,7 @@ def _check_prepare(subject: AlgorithmSubject) -> None:
     with scene.draws():
         kept = scene.algorithm.keep(restrict(batch, scene.algorithm))
         scene.algorithm.prepare(view)
-    allowed = WRITABLE | set(scene.algorithm.needs.columns)
+    allowed = _writable(scene.algorithm)
     changed = [name for name in _changed(before, view) if name not in allowed]
     require(
         not changed,
