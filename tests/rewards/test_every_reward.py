@@ -30,11 +30,12 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "preference": ("pairs", {}),
     "process": ("steps", {}),
 }
-NEURAL: dict[str, dict[str, Any]] = {
-    "preference policy": {"policy": "tiny", "num_epochs": 1},
-    "process policy": {"policy": "tiny", "num_epochs": 1},
-    "regression policy": {"policy": "tiny"},
+NEURAL: dict[str, tuple[str, dict[str, Any]]] = {
+    "preference policy": ("pairs", {"policy": "tiny", "num_epochs": 1}),
+    "process policy": ("steps", {"policy": "tiny", "num_epochs": 1}),
+    "regression policy": ("ratings", {"policy": "tiny"}),
 }
+LEARNED = {**TRAINED, **NEURAL}
 ROWS = judgements()
 PROMPTS: list[Any] = ["Say 1.", [{"role": "user", "content": "Say 2."}], "", "Say 4.", "说五。"]
 RESPONSES = ["Thank you, 1.", "Go away, 2!", "", "[4] " * 40, "谢谢，五。"]
@@ -47,9 +48,7 @@ def id_of(case: str) -> str:
 
 
 def options_of(case: str) -> dict[str, Any]:
-    if case in RULES:
-        return RULES[case]
-    return TRAINED[case][1] if case in TRAINED else NEURAL[case]
+    return RULES[case] if case in RULES else LEARNED[case][1]
 
 
 def make(case: str) -> Any:
@@ -97,8 +96,8 @@ def fitted(case: str) -> Any:
     """Returns a reward that can score; each is trained once."""
     if case not in _fitted:
         _fitted[case] = make(case)
-        if case in TRAINED:
-            _fitted[case].fit(ROWS[TRAINED[case][0]], seed=1)
+        if case in LEARNED:
+            _fitted[case].fit(ROWS[LEARNED[case][0]], seed=1)
     return _fitted[case]
 
 
@@ -111,11 +110,19 @@ def scores_of(reward: Any, rows: list[int]) -> list[float]:
 
 @pytest.mark.parametrize("case", [*RULES, *TRAINED])
 def test_a_response_scores_the_same_alone_and_in_any_batch_to_the_bit(case: str) -> None:
-    """correctness.md #25; of those with a language model the kit asks the same up to rounding."""
+    """correctness.md #25."""
     reward = fitted(case)
     together = scores_of(reward, [0, 1, 2, 3, 4])
     assert [scores_of(reward, [row])[0] for row in range(5)] == together
     assert scores_of(reward, [4, 2, 0, 2]) == [together[row] for row in (4, 2, 0, 2)]
+
+
+@pytest.mark.parametrize("case", NEURAL)
+def test_a_model_scores_a_response_the_same_in_any_batch_within_rounding(case: str) -> None:
+    """correctness.md #25."""
+    reward = fitted(case)
+    together = scores_of(reward, [0, 1, 2, 3, 4])
+    assert [scores_of(reward, [row])[0] for row in range(5)] == pytest.approx(together, abs=1e-5)
 
 
 @pytest.mark.parametrize("case", [*RULES, *TRAINED])
