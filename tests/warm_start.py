@@ -54,7 +54,8 @@ def _become(
     os.environ.clear()
     os.environ.update(environment)
     added = environment.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:0] = [path for path in added if path and path not in sys.path]
+    # Behind the script's own folder, as the interpreter does it.
+    sys.path[1:1] = [path for path in added if path and path not in sys.path]
     for descriptor, path in ((0, os.devnull), (1, stdout), (2, stderr)):
         flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
         opened = os.open(path, flags, 0o644)
