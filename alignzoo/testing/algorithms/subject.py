@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from alignzoo.errors import AlignzooError, ConfigError
 from alignzoo.plugin_loader import one_line
 from alignzoo.plugin_registry import Entry
-from alignzoo.testing.checks import NotApplicable, fail
+from alignzoo.testing.checks import NotApplicable
 from alignzoo.testing.records import PluginSubject
 
 if TYPE_CHECKING:
@@ -104,6 +104,3 @@ def only_rollouts(subject: AlgorithmSubject) -> None:
     """Ends a check of what only algorithms that sample can do."""
     if not subject.samples:
         raise NotApplicable(f"it learns from {subject.needs.source}, not from rewards")
-
-
-__all__ = ["AlgorithmSubject", "fail", "make_subject", "only_rollouts"]
