@@ -59,11 +59,11 @@ class DemoOptions(Config):
     out: str = Field("demo-out", description="folder to make; holds every stage")
     seed: int = Field(0, ge=0, description="of the data and of every stage")
     sft_steps: int = Field(400, gt=0, description="updates of instruction tuning")
-    pairs: int = Field(1000, ge=40, description="pairs of responses that the annotator compares")
+    pairs: int = Field(700, ge=40, description="pairs of responses that the annotator compares")
     noise: float = Field(
         0.1, ge=0, lt=0.5, description="share of the pairs where the annotator prefers the worse"
     )
-    ppo_steps: int = Field(30, gt=0, description="updates of PPO")
+    ppo_steps: int = Field(15, gt=0, description="updates of PPO")
     threads: int | None = Field(None, gt=0, description="CPU threads; default torch's own choice")
 
 
