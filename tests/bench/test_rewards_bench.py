@@ -177,10 +177,3 @@ def test_the_table_goes_between_its_marks(
     bench.write_docs(["new \\1"])
     marks = "<!-- bench: rewards -->\nnew \\1\n<!-- end -->"
     assert page.read_text() == f"before\n{marks}\nafter\n<!-- end -->\n"
-
-
-@pytest.mark.slow
-def test_chinese_offence_is_told_as_promised(bench: Any, data_dir: Path) -> None:
-    case = next(case for case in bench.CASES if case.name == "cold")
-    found = bench.summarise(case, [bench.run(case, 0, data_dir / case.file, None)])
-    assert found["measures"]["zoo: macro_f1"]["value"] >= case.target

@@ -23,6 +23,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+RUFF = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
 KINDS = get_args(new.PluginKind)
 # The shortest name, one with every kind of character, one the module itself has a use for.
 NAMES = ("x", "my_nice-Plugin2", "field")
@@ -80,7 +81,7 @@ def test_nothing_of_the_template_is_left(here: Path, kind: str) -> None:
             assert not re.search(r"PLUGIN_|ALIGNZOO_|TODO", path.read_text()), path
 
 
-@pytest.mark.skipif(not shutil.which("ruff"), reason="needs ruff")
+@pytest.mark.skipif(RUFF is None, reason="needs ruff")
 @pytest.mark.parametrize("name", NAMES)
 def test_ruff_has_nothing_to_say(here: Path, name: str) -> None:
     for kind in KINDS:
@@ -88,7 +89,7 @@ def test_ruff_has_nothing_to_say(here: Path, name: str) -> None:
         rules = ("check", "--select", "E,F,W,I,B,UP,SIM,C4,RUF,PT,N,PIE,RET")
         for words in (rules, ("format", "--diff")):
             done = subprocess.run(
-                ["ruff", words[0], "--isolated", "--no-cache", *words[1:], "."],
+                [str(RUFF), words[0], "--isolated", "--no-cache", *words[1:], "."],
                 cwd=folder,
                 capture_output=True,
                 text=True,

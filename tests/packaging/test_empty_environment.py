@@ -87,10 +87,13 @@ def test_the_command_describes_the_environment(alignzoo):
     assert facts["alignzoo"] == "0.1.0"
 
 
-def test_the_zoo_is_listed(alignzoo, project):
+def test_the_zoo_is_loaded_and_listed(alignzoo, project):
+    plugins = json.loads(alignzoo("plugins", "--check", "--json"))["plugins"]
+    states = {plugin["name"]: plugin["state"] for plugin in plugins}
+    points = project["project"]["entry-points"]["alignzoo"]
+    assert {name: states.get(name) for name in points} == dict.fromkeys(points, "loaded")
     listed = json.loads(alignzoo("list", "--json"))
-    ids = {entry["id"] for kind in ("algorithms", "rewards") for entry in listed[kind]}
-    assert set(project["project"]["entry-points"]["alignzoo"]) <= ids
+    assert all(listed[kind] for kind in ("algorithms", "rewards", "tasks"))
 
 
 def test_a_kernel_runs_on_numpy_arrays(python):

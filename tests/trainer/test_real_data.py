@@ -91,12 +91,12 @@ def test_instruction_tuning_on_all_of_the_instructions(data_dir, tmp_path):
         "policy": stories(data_dir),
         "data": data_dir / "instruct_train.jsonl",
         "out": tmp_path / "run",
-        "steps": 60,
+        "steps": 30,
         "batch_size": 16,
         "max_length": 256,
         "learning_rate": 1e-3,
         "warmup_steps": 5,
-        "eval_every": 20,
+        "eval_every": 10,
     }
     assert train("sft", **options) == 0
     losses = [line["eval_loss"] for line in metrics_of(tmp_path / "run") if "eval_loss" in line]
