@@ -14,6 +14,7 @@ from documentation import ROOT, blocks, commands, run, write_modules
 
 from alignzoo import hookspecs
 from alignzoo.cli.check import KITS
+from alignzoo.testing.algorithms import examples
 
 PAGES = ROOT / "docs" / "plugins"
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("alignzoo_")}
@@ -66,3 +67,11 @@ def test_the_page_of_the_kit_names_every_check(kind: str) -> None:
     found = marked.search(page.read_text())
     assert found is not None
     assert found[2] == table, "run with ALIGNZOO_WRITE_DOCS=1 to write it anew"
+
+
+def test_the_contract_names_every_key_of_a_worked_example() -> None:
+    text = (PAGES / "contract.md").read_text()
+    (section,) = re.findall(r"^### Numbers worked by hand\n(.*?)^## ", text, re.M | re.S)
+    named = set(re.findall(r"`(\w+)`", section))
+    keys = {*examples.TOKEN_INPUTS, *examples.ROW_INPUTS, *examples.WRITTEN, *examples.OF_LOSS}
+    assert keys | {"options", "tolerance"} <= named
