@@ -38,7 +38,7 @@ def start(
 
     Args:
         stdout: file that what it prints is appended to; `stderr` may be the same.
-        environment: all of its environment; PYTHONPATH is put in front of its path.
+        environment: all of its environment; PYTHONPATH is put behind the first place of its path.
     """
     arguments = (list(words), str(folder), str(stdout), str(stderr), dict(environment))
     process = _context.Process(target=_become, args=arguments)
