@@ -63,6 +63,12 @@ class Task:
         """
         return {}
 
+    def prepare(self) -> None:
+        """Makes what `policy`, `reward` and `rows` read, where that takes long, and keeps it.
+
+        A benchmark calls it once, before any run; whoever does not call it waits for `policy`.
+        """
+
     def policy(self) -> Policy:
         """Returns the initial policy, a new one with the same parameters on every call."""
         raise NotImplementedError
@@ -80,7 +86,10 @@ class Task:
         raise NotImplementedError
 
     def true_reward(self) -> Any:
-        """Returns the reward that held-out responses are measured by; the same unless hidden."""
+        """Returns the reward that held-out responses are measured by; the same unless hidden.
+
+        Where it is another one, the reward that is learned from is measured beside it, as `proxy`.
+        """
         return self.reward(0)
 
     def rows(self, source: str, seed: int) -> Sequence[Any]:

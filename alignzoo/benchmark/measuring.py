@@ -11,6 +11,7 @@ from alignzoo.errors import RunError
 
 if TYPE_CHECKING:
     from alignzoo.data import EncodedPrompt
+    from alignzoo.evaluation import ScoredResponses
     from alignzoo.policy import Policy
     from alignzoo.rollout import RolloutBuffer
     from alignzoo.run_options import TrainerOptions
@@ -22,11 +23,13 @@ ROWS_AT_A_TIME = 64
 class Measurement(NamedTuple):
     """The number a policy gets on a task, and how far it is from the initial policy, in nats.
 
-    `kl` is None where the task neither knows it nor has held-out prompts to sample.
+    `kl` is None where the task neither knows it nor has held-out prompts to sample. `proxy` is the
+    mean under the reward that is learned from, where responses are sampled and judged by another.
     """
 
     score: float
     kl: float | None
+    proxy: float | None = None
 
 
 class Judge:
@@ -52,14 +55,15 @@ class Judge:
         from alignzoo.random_streams import preserved_globals
 
         with preserved_globals(), torch.no_grad():
-            score, kl = self.task.evaluate(policy), self.task.kl(policy)
+            score, kl, proxy = self.task.evaluate(policy), self.task.kl(policy), None
             if score is None or (kl is None and len(self.task.eval_prompts())):
                 sampled = self._sample(policy)
-                score = sampled.score if score is None else score
+                if score is None:
+                    score, proxy = sampled.score, sampled.proxy
                 kl = sampled.kl if kl is None else kl
         if not np.isfinite([score, kl or 0.0]).all():
             raise RunError(f"the policy's score is {score} and its KL {kl}; both must be finite")
-        return Measurement(float(score), None if kl is None else float(kl))
+        return Measurement(float(score), None if kl is None else float(kl), proxy)
 
     def _sample(self, policy: Policy) -> Measurement:
         from alignzoo.evaluation import append_responses, sample_and_score
@@ -82,7 +86,20 @@ class Judge:
         rows = append_responses(buffer, scored, group_size=1, version=0)
         own = sum(float(row.astype(np.float64).sum()) for row in scored.generation.log_probs)
         kl = (own - self._initial_log_prob(buffer, rows)) / len(rows)
-        return Measurement(float(scores.mean()), kl)
+        return Measurement(float(scores.mean()), kl, self._proxy(scored))
+
+    def _proxy(self, scored: ScoredResponses) -> float | None:
+        """Returns the mean of what can be scored; None where nothing can, or no other is hidden."""
+        from alignzoo.data import gather_columns
+        from alignzoo.scoring import RewardSum
+        from alignzoo.task import Task
+
+        if type(self.task).true_reward is Task.true_reward:
+            return None
+        rows = [prompt.row for prompt in scored.prompts]
+        reward = RewardSum.of(self.task.reward(self.seed))
+        found = reward.score([row.prompt for row in rows], scored.texts, gather_columns(rows)).total
+        return float(np.nanmean(found)) if np.isfinite(found).any() else None
 
     def _encoded(self, policy: Policy) -> list[EncodedPrompt]:
         from alignzoo.data import encode_prompts, read_prompts
