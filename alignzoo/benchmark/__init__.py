@@ -3,7 +3,10 @@
 `alignzoo bench` is its command line. It is handed a registry, and knows none.
 """
 
+from alignzoo.benchmark.budget import Budget as Budget
+from alignzoo.benchmark.budget import parse_budget as parse_budget
 from alignzoo.benchmark.cells import Cell as Cell
+from alignzoo.benchmark.cells import Choice as Choice
 from alignzoo.benchmark.cells import Plan as Plan
 from alignzoo.benchmark.cells import identify as identify
 from alignzoo.benchmark.cells import make_algorithm as make_algorithm
@@ -12,6 +15,7 @@ from alignzoo.benchmark.cells import make_task as make_task
 from alignzoo.benchmark.page import number as number
 from alignzoo.benchmark.page import write_page as write_page
 from alignzoo.benchmark.results import Results as Results
+from alignzoo.benchmark.running import explain as explain
 from alignzoo.benchmark.running import failed_row as failed_row
 from alignzoo.benchmark.running import run_cell as run_cell
 from alignzoo.benchmark.summary import Line as Line

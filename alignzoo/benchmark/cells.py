@@ -10,10 +10,11 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignzoo.benchmark.budget import Budget
 from alignzoo.config import AlgorithmConfig, build_config
 from alignzoo.errors import ConfigError
 from alignzoo.run_options import TrainerOptions
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 NOT_A_SETTING = ("seed", "eval_every", "eval_fraction", "max_eval_rows")
 
 
+Key = tuple[str, str, int]  # task, algorithm, seed
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run of the benchmark.
@@ -35,20 +39,24 @@ class Cell:
         task: id, as it was typed; options may follow it, as in `chain:{"length": 5}`.
         algorithm: id, as it was typed.
         seed: of the run, and of the task's reward and rows.
-        budget: responses sampled, or read for offline algorithms; dropped ones count.
+        budget: what it may use up.
         threads: CPU threads.
         given: options that were given for this algorithm, over those of the task.
+        tuned: options that a sweep chose for it, over those of the task and below the given ones.
+        tuning: how they were chosen; None without a sweep.
     """
 
     task: str
     algorithm: str
     seed: int
-    budget: int
+    budget: Budget
     threads: int
     given: Mapping[str, Any]
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+    tuning: Mapping[str, Any] | None = None
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         """What tells it from the other cells of a benchmark."""
         return self.task, self.algorithm, self.seed
 
@@ -60,12 +68,30 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Options that a sweep chose for an algorithm on a task, and what results say of it."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The cells of a benchmark in the order of its results: by task, algorithm and seed."""
+    """The cells of a benchmark in the order of its results: by task, algorithm and seed.
+
+    Args:
+        identities: by cell, all that its result follows from; see `identify`.
+    """
 
     tasks: tuple[str, ...]
     algorithms: tuple[str, ...]
     cells: tuple[Cell, ...]
+    identities: Mapping[Key, Mapping[str, Any]]
+
+    @property
+    def order(self) -> list[Key]:
+        """What tells each cell from the others, in order."""
+        return [cell.key for cell in self.cells]
 
 
 def make_plan(
@@ -73,16 +99,18 @@ def make_plan(
     algorithms: Sequence[str],
     tasks: Sequence[str],
     *,
-    num_seeds: int,
-    budget: int | None,
+    seeds: Sequence[int],
+    budget: Budget | None,
     threads: int,
     given: Mapping[str, Mapping[str, Any]],
+    tuned: Mapping[tuple[str, str], Choice] | None = None,
 ) -> Plan:
     """Returns the cells, after everything that can be known before any work was checked.
 
     Args:
-        budget: default each task's own.
+        budget: default each task's own, in samples.
         given: options by algorithm and name.
+        tuned: what a sweep chose, by task and algorithm.
     Raises:
         ConfigError: an unknown task, algorithm or option, or an algorithm that cannot run on a
             task; the message says why.
@@ -95,13 +123,22 @@ def make_plan(
     for id in algorithms:
         registry.find("algorithm", id)
     cells = []
+    identities: dict[Key, dict[str, Any]] = {}
     for task_id, task in made_tasks.items():
-        samples = task.samples if budget is None else budget
+        amount = Budget("samples", task.samples) if budget is None else budget
         for id in algorithms:
+            choice = (tuned or {}).get((task_id, id), Choice())
             own = given.get(id, {})
-            _check_can_run(task, task_id, make_algorithm(registry, task, id, own), id, samples)
-            cells += [Cell(task_id, id, seed, samples, threads, own) for seed in range(num_seeds)]
-    return Plan(tuple(tasks), tuple(algorithms), tuple(cells))
+            mine = [
+                Cell(task_id, id, seed, amount, threads, own, choice.options, choice.record)
+                for seed in seeds
+            ]
+            algorithm = make_algorithm(registry, task, mine[0])
+            _check_can_run(task, task_id, algorithm, id, amount)
+            identity = identify(registry, mine[0], task, algorithm)
+            identities |= {cell.key: {**identity, "seed": cell.seed} for cell in mine}
+            cells += mine
+    return Plan(tuple(tasks), tuple(algorithms), tuple(cells), identities)
 
 
 def split_task(text: str) -> tuple[str, dict[str, Any]]:
@@ -129,13 +166,14 @@ def make_task(registry: Registry, text: str) -> Task:
     return registry.build("task", id, options)  # type: ignore[no-any-return]
 
 
-def make_algorithm(registry: Registry, task: Task, id: str, given: Mapping[str, Any]) -> Algorithm:
-    """Returns an algorithm with the options that were given, then the task's, then its own."""
+def make_algorithm(registry: Registry, task: Task, cell: Cell) -> Algorithm:
+    """Returns a cell's algorithm: options as given, then as tuned, as the task's, as its own."""
+    id = cell.algorithm
     config_class: type[AlgorithmConfig] = registry.algorithm(id).Config
-    options = {**task.options(id, config_class), **given}
-    config = build_config(
-        config_class, options, id, spelling={n: f"--option {id}.{n}" for n in given}
-    )
+    options = {**task.options(id, config_class), **cell.tuned, **cell.given}
+    spelling = {n: f"--sweep {n}" for n in cell.tuned}
+    spelling |= {n: f"--option {id}.{n}" for n in cell.given}
+    config = build_config(config_class, options, id, spelling=spelling)
     return registry.build("algorithm", id, dict(config))  # type: ignore[no-any-return]
 
 
@@ -152,7 +190,7 @@ def trainer_settings(task: Task, task_id: str) -> TrainerOptions:
     return build_config(TrainerOptions, settings, f"task '{task_id}'")
 
 
-def _check_can_run(task: Task, task_id: str, algorithm: Algorithm, id: str, budget: int) -> None:
+def _check_can_run(task: Task, task_id: str, algorithm: Algorithm, id: str, budget: Budget) -> None:
     source, size = algorithm.needs.source, trainer_settings(task, task_id).batch_size
     if source not in task.sources:
         raise ConfigError(
@@ -170,10 +208,10 @@ def _check_can_run(task: Task, task_id: str, algorithm: Algorithm, id: str, budg
             f"{id} learns from pairs, and task '{task_id}' has {size} responses an update, an odd "
             f"number; leave {id} or the task out"
         )
-    if budget < size:
+    if budget.unit != "seconds" and budget.amount < size:
         raise ConfigError(
-            f"--budget samples={budget} is less than one update of task '{task_id}', which has "
-            f"{size} responses; give at least that"
+            f"--budget {budget} is less than one update of task '{task_id}', which has "
+            f"{size} responses; give more"
         )
 
 
@@ -193,7 +231,7 @@ def identify(registry: Registry, cell: Cell, task: Task, algorithm: Algorithm) -
         "options": algorithm.config.model_dump(mode="json"),
         "code": _code(type(algorithm)),
         "settings": trainer_settings(task, cell.task).model_dump(mode="json", exclude={"seed"}),
-        "budget": {"samples": cell.budget},
+        "budget": cell.budget.record,
         "threads": cell.threads,
         "seed": cell.seed,
     }

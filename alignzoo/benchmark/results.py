@@ -3,21 +3,24 @@
 OUT/results.jsonl                      rows by task, algorithm and seed, failures included
 OUT/report.html                        tables and curves, one self-contained file
 OUT/runs/TASK/ALGORITHM/SEED/          each cell's run, as `alignzoo train` leaves it
+OUT/tuning/POINT/                      a sweep: for each point of the grid, a folder like this one
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alignzoo.benchmark.cells import differences
+from alignzoo.benchmark.cells import Key, differences
 from alignzoo.errors import ConfigError, DataError
 
 Row = dict[str, Any]
-Key = tuple[str, str, int]
+LOCK = ".lock"
+OWN = ("runs", "tuning", LOCK)  # what a folder may hold before its first result
 
 
 class Results:
@@ -28,6 +31,22 @@ class Results:
         self.path = self.folder / "results.jsonl"
         self.rows: dict[Key, Row] = {}
 
+    def check_place(self) -> None:
+        """Checks that the folder is new, empty or a benchmark's; writes nothing.
+
+        Raises:
+            ConfigError: it holds something else.
+        """
+        for path in (self.folder, *self.folder.parents):
+            if path.exists() and not path.is_dir():
+                raise ConfigError(f"--out: '{path}' is a file; expected a folder to make")
+        if not self.path.exists():
+            others = [p.name for p in self.folder.iterdir()] if self.folder.exists() else []
+            if any(name not in OWN for name in others):
+                raise ConfigError(
+                    f"--out '{self.folder}' holds no benchmark and is not empty; give a new folder"
+                )
+
     def open(self, wanted: Mapping[Key, Mapping[str, Any]]) -> None:
         """Reads what is there and checks that it can be gone on with; writes nothing.
 
@@ -37,26 +56,54 @@ class Results:
             ConfigError: the folder holds something else, or results of other conditions; the
                 message names what differs.
         """
-        for path in (self.folder, *self.folder.parents):
-            if path.exists() and not path.is_dir():
-                raise ConfigError(f"--out: '{path}' is a file; expected a folder to make")
-        if not self.path.exists():
-            others = [p.name for p in self.folder.iterdir()] if self.folder.exists() else []
-            if any(name != "runs" for name in others):
-                raise ConfigError(
-                    f"--out '{self.folder}' holds no benchmark and is not empty; give a new folder"
-                )
-            return
-        self.rows = {_key(row): row for row in self._read()}
+        self.check_place()
+        self.check_conditions(wanted)
         for key, identity in wanted.items():
             row = self.rows.get(key)
             if row is not None and row["status"] != "ok":
                 del self.rows[key]  # it is made again
             elif row is not None:
                 self._check_same(row, identity)
-        self._check_conditions(wanted)
+
+    def check_conditions(self, wanted: Mapping[Key, Mapping[str, Any]]) -> None:
+        """Reads what is there and checks that it has these tasks under the same conditions.
+
+        Raises:
+            ConfigError: it has others; the message names what differs.
+        """
+        self.rows = {_key(row): row for row in self._read()}
+        for (task, _, _), identity in wanted.items():
+            for row in self.rows.values():
+                if row["task"] == task:
+                    shared = {k: v for k, v in identity.items() if _is_of_task(k)}
+                    self._check_same(row, shared)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps the folder to this process, until it ends or is done.
+
+        Raises:
+            ConfigError: another process is writing to it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"--out '{self.folder}' is being written to by another `alignzoo bench`; wait "
+                    "for it, or give another folder"
+                ) from None
+            yield
 
     def _read(self) -> list[Row]:
+        if not self.path.exists():
+            return []
         lines = self.path.read_text(encoding="utf-8").splitlines()
         try:
             rows: list[Row] = [json.loads(line) for line in lines]
@@ -80,14 +127,6 @@ class Results:
                 f"the results in '{self.folder}' {found}; give another --out, or run the same "
                 "command as before"
             )
-
-    def _check_conditions(self, wanted: Mapping[Key, Mapping[str, Any]]) -> None:
-        """Checks cells still to be run against those of the same task that were."""
-        for (task, _, _), identity in wanted.items():
-            for row in self.rows.values():
-                if row["task"] == task:
-                    shared = {k: v for k, v in identity.items() if _is_of_task(k)}
-                    self._check_same(row, shared)
 
     def add(self, row: Row, order: Sequence[Key]) -> None:
         """Adds a row and replaces the file in one step; rows of no cell in `order` come last."""

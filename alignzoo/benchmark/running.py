@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from alignzoo.errors import AlignzooError
 from alignzoo.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from alignzoo.benchmark.budget import Budget
     from alignzoo.benchmark.cells import Cell
     from alignzoo.plugin_registry import Registry
     from alignzoo.policy import Policy
@@ -37,7 +40,7 @@ def run_cell(registry: Registry, cell: Cell, out: Path) -> dict[str, Any]:
     try:
         return {**row, **_train(task, algorithm, cell, out, row)}
     except Exception as error:
-        return failed_row(registry, cell, _explain(registry, error))
+        return failed_row(registry, cell, explain(registry, error))
 
 
 def failed_row(registry: Registry, cell: Cell, reason: str) -> dict[str, Any]:
@@ -48,11 +51,16 @@ def failed_row(registry: Registry, cell: Cell, reason: str) -> dict[str, Any]:
 def _describe(registry: Registry, cell: Cell) -> tuple[Task, Algorithm, dict[str, Any]]:
     """Returns a cell's task and algorithm, and what its row says before anything was run."""
     task = make_task(registry, cell.task)
-    algorithm = make_algorithm(registry, task, cell.algorithm, cell.given)
+    algorithm = make_algorithm(registry, task, cell)
     by_task = task.options(cell.algorithm, type(algorithm).Config)
     row = {
         **identify(registry, cell, task, algorithm),
-        "chosen": {"task": dict(by_task), "given": dict(cell.given)},
+        "chosen": {
+            "task": dict(by_task),
+            "given": dict(cell.given),
+            "tuned": dict(cell.tuned),
+        },
+        "tuning": cell.tuning,
         "metric": task.metric,
         "range": list(task.range),
         "optimum": task.optimum,
@@ -62,7 +70,7 @@ def _describe(registry: Registry, cell: Cell) -> tuple[Task, Algorithm, dict[str
     return task, algorithm, json.loads(json.dumps(row, default=str))
 
 
-def _explain(registry: Registry, error: Exception) -> str:
+def explain(registry: Registry, error: Exception) -> str:
     """Returns one line that says what failed, and whose it is where that is known."""
     blamed = None if isinstance(error, AlignzooError) else registry.blame(error)
     found = blamed or error
@@ -83,7 +91,7 @@ def _train(
     folder = RunFolder(out)
     if folder.path.exists() and not _may_go_on(folder, identity):
         shutil.rmtree(folder.path)
-    recorder = Recorder(judge, policy, folder.path, cell.budget, algorithm, settings)
+    recorder = Recorder(judge, policy, folder, cell.budget, algorithm, settings)
     trainer = Trainer(
         policy=policy,
         algorithm=algorithm,
@@ -93,9 +101,16 @@ def _train(
         record={"cell": identity},
         **{**dict(settings), "seed": cell.seed, "eval_fraction": 0.0},
     )
-    trainer.run(cell.budget // settings.batch_size, resume=folder.holds_run)
+    trainer.run(_most_updates(cell.budget, settings), resume=folder.holds_run)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)  # nothing is left to go on with
-    return _outcome(trainer, recorder)
+    return {"policy": initial.fingerprint(), **_outcome(trainer, recorder)}
+
+
+def _most_updates(budget: Budget, settings: TrainerOptions) -> int:
+    """Returns the number of updates that no run exceeds; the recorder ends it where it is due."""
+    if budget.unit == "seconds":
+        return sys.maxsize
+    return int(budget.amount // settings.batch_size)  # a response has a token at least
 
 
 def _may_go_on(folder: RunFolder, identity: Mapping[str, Any]) -> bool:
@@ -115,53 +130,93 @@ def _data(task: Task, algorithm: Algorithm, seed: int) -> dict[str, Any]:
 
 
 class Recorder:
-    """Watches a run: measures its policy at ten places of the budget, and ends it in time.
+    """Watches a run: measures its policy at each tenth of the budget, and ends it in time.
 
-    The curve is kept in `curve.json` beside the run, so that a run that goes on has all of it. An
-    algorithm that drops responses may overstep the budget with its last update; what is measured
-    then does not count, so it is measured at each of the updates that may be the last to count.
+    The curve is kept in `curve.json` beside the run, so that a run that goes on has all of it. What
+    is measured after the budget was overstepped does not count, so the policy is also measured
+    after each update that may be the last to count.
     """
 
     def __init__(
         self,
         judge: Judge,
         policy: Policy,
-        folder: Path,
-        budget: int,
+        folder: RunFolder,
+        budget: Budget,
         algorithm: Algorithm,
         settings: TrainerOptions,
     ) -> None:
-        self.judge, self.policy, self.budget = judge, policy, budget
-        self.path = folder / "curve.json"
+        self.judge, self.policy, self.folder, self.budget = judge, policy, folder, budget
+        self.path = folder.path / "curve.json"
         self.batch_size = settings.batch_size
-        self.every = max(1, budget // settings.batch_size // NUM_POINTS)
-        may_drop = type(algorithm).keep is not Algorithm.keep
-        self.most_of_an_update = self.batch_size * (1 + may_drop * settings.max_refills)
+        self.most_of_an_update = _most_of_an_update(budget, algorithm, settings)
+        self.used: list[float] = []  # of the budget, after each update of the run
         saved = json.loads(self.path.read_text()) if self.path.exists() else {"points": []}
         self.points: dict[int, dict[str, Any]] = {p["step"]: p for p in saved["points"]}
         if not self.points:
-            self._add(0, 0, 0, write=False)
+            self._measure({"step": 0, "samples": 0, "tokens": 0}, 0.0)
 
     def __call__(self, step: int, metrics: Mapping[str, Any]) -> bool:
         """Measures where it is due; returns True where the budget has no room for an update."""
-        samples = int(metrics["samples"])
-        may_be_last = samples + self.most_of_an_update > self.budget
-        if samples <= self.budget and (step % self.every == 0 or may_be_last):
-            self._add(step, samples, int(metrics["tokens"]))
-        return samples + self.batch_size > self.budget
+        if not self.used:
+            self._begin(step)
+        before = self.used[-1]
+        used = self.budget.used(metrics, before)
+        self.used.append(used)
+        budget = self.budget.amount
+        crossed = NUM_POINTS * used // budget > NUM_POINTS * before // budget
+        if used <= budget and (crossed or used + self._room() > budget):
+            self._measure(metrics, used)
+            self._save()
+        least = 0 if self.budget.unit == "seconds" else self.batch_size  # a token a response
+        return used + least > budget
 
-    def _add(self, step: int, samples: int, tokens: int, *, write: bool = True) -> None:
-        found = self.judge.measure(self.policy)
-        self.points[step] = {"step": step, "samples": samples, "tokens": tokens, **found._asdict()}
-        if write:
-            aside = self.path.with_name(".curve.json")
-            aside.write_text(json.dumps({"points": self.curve}), encoding="utf-8")
-            os.replace(aside, self.path)
+    def _begin(self, step: int) -> None:
+        """Takes up what the run used before this process; forgets what was measured since."""
+        self.used = [0.0]
+        for line in self.folder.read("metrics.jsonl"):
+            if line["step"] < step:
+                self.used.append(self.budget.used(line, self.used[-1]))
+        self.points = {at: point for at, point in self.points.items() if at < step}
+
+    def _room(self) -> float:
+        """Returns what the next update may use; where no bound is known, twice the most so far."""
+        if self.most_of_an_update is not None:
+            return self.most_of_an_update
+        return 2 * max(after - before for before, after in pairwise(self.used))
+
+    def _measure(self, metrics: Mapping[str, Any], used: float) -> None:
+        step = int(metrics["step"])
+        point = {"step": step, "samples": metrics["samples"], "tokens": metrics["tokens"]}
+        if self.budget.unit == "seconds":
+            point["seconds"] = used
+        self.points[step] = {**point, **self.judge.measure(self.policy)._asdict()}
+
+    def _save(self) -> None:
+        aside = self.path.with_name(".curve.json")
+        aside.write_text(json.dumps({"points": self.curve}), encoding="utf-8")
+        os.replace(aside, self.path)
 
     @property
     def curve(self) -> list[dict[str, Any]]:
         """The points in order, the initial policy first."""
         return [self.points[step] for step in sorted(self.points)]
+
+
+def _most_of_an_update(
+    budget: Budget, algorithm: Algorithm, settings: TrainerOptions
+) -> float | None:
+    """Returns the most that one update can use; None where no bound is known.
+
+    An algorithm that drops responses samples again for them.
+    """
+    may_drop = type(algorithm).keep is not Algorithm.keep
+    samples = settings.batch_size * (1 + may_drop * settings.max_refills)
+    if budget.unit == "samples":
+        return samples
+    if budget.unit == "tokens" and algorithm.needs.source == "rollouts":
+        return samples * settings.max_new_tokens
+    return None
 
 
 def _outcome(trainer: Trainer, recorder: Recorder) -> dict[str, Any]:
@@ -173,6 +228,7 @@ def _outcome(trainer: Trainer, recorder: Recorder) -> dict[str, Any]:
     return {
         "score": last["score"],
         "kl": last["kl"],
+        "proxy": last["proxy"],
         "samples": last["samples"],
         "tokens": last["tokens"],
         "updates": last["step"],
@@ -192,7 +248,5 @@ def _peak_memory() -> int | None:
         import resource
     except ImportError:  # not on Windows
         return None
-    import sys
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -11,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from alignzoo.cli.arguments import Parser
-from alignzoo.cli.options import OptionSet
-from alignzoo.cli.output import print_table
-from alignzoo.cli.workers import run_cells
+from alignzoo.cli.bench_output import compare, report
+from alignzoo.cli.options import Given, OptionSet
+from alignzoo.cli.workers import prepare_tasks, run_cells
 from alignzoo.config import Config
 from alignzoo.errors import ConfigError, did_you_mean
 from alignzoo.plugin_registry import Registry, registry
 
 if TYPE_CHECKING:
-    from alignzoo.benchmark import Line, Plan, Results
+    from alignzoo.benchmark import Choice, Plan, Results
 
-USAGE = "alignzoo bench ALGO... --task T... --seeds N --out DIR"
+USAGE = """alignzoo bench ALGO... --task T... --seeds N --out DIR
+       alignzoo bench --report DIR
+       alignzoo bench --compare DIR DIR"""
 
 
 class BenchOptions(Config):
@@ -32,13 +33,36 @@ class BenchOptions(Config):
     out: str = Field(..., description="folder of results; goes on where the same was interrupted")
     budget: str | None = Field(
         None,
-        description="samples=N: responses each run may sample, or read, dropped ones included; "
-        "default the task's",
+        description="samples=N, tokens=N or seconds=X: what each run may use up; responses or "
+        "their tokens, dropped ones included, or time of sampling and learning; default the "
+        "task's samples",
     )
     threads: int = Field(1, gt=0, description="CPU threads of each run")
     jobs: int = Field(1, gt=0, description="runs at a time; changes no result but seconds")
     option: list[str] = Field(
         default_factory=list, description="ALGO.name=value, an option of one of the algorithms"
+    )
+    sweep: list[str] = Field(
+        default_factory=list,
+        description="NAME=V1,V2,...: values of an option to choose from for every algorithm that "
+        "has it, on seeds that are not reported; several make a grid",
+    )
+    tuning_seeds: int = Field(3, gt=0, description="runs at each point of the sweep's grid")
+
+
+class ReportOptions(Config):
+    """What the report of finished runs can be told."""
+
+    kl: float | None = Field(
+        None,
+        gt=0,
+        description="nats at which scores are compared; default the median of the algorithms' "
+        "final KL on a task",
+    )
+    threshold: float | None = Field(
+        None,
+        description="score that samples are counted to; default 0.9 of the way from the range's "
+        "low end to the optimum",
     )
 
 
@@ -46,39 +70,89 @@ def run(arguments: list[str]) -> int:
     """Runs what is missing of a benchmark and prints what it came to."""
     parser = Parser("bench", "Compares algorithms on tasks under equal conditions, over seeds.")
     parser.add_argument("algorithms", metavar="ALGO", nargs="*", help="ids of algorithms")
-    options = OptionSet({"bench": BenchOptions})
+    parser.add_argument("--report", metavar="DIR", help="report on the results in DIR; runs none")
+    parser.add_argument(
+        "--compare", metavar="DIR DIR", help="compare the results in two folders; runs none"
+    )
+    options = OptionSet({"bench": BenchOptions, "report": ReportOptions})
     options.add_to(parser)
     parser.usage = USAGE
     namespace = parser.parse(arguments)
-    given = options.read(namespace).build(BenchOptions, "bench")
-    if not namespace.algorithms:
-        raise ConfigError(f"give the algorithms first: {USAGE}")
+    given, words = options.read(namespace), list(namespace.algorithms)
+    asked = given.build(ReportOptions, "bench")
+    for mode, folder, count, show in (
+        ("report", namespace.report, 1, report),
+        ("compare", namespace.compare, 2, compare),
+    ):
+        if folder is not None:
+            folders = [folder, *words]
+            _check_mode(mode, folders, count, given)
+            return show(*folders, **dict(asked))
+    if not words:
+        raise ConfigError("give the algorithms first: alignzoo bench ALGO... --task T --out DIR")
+    return _run(words, given.build(BenchOptions, "bench"), asked)
+
+
+def _check_mode(mode: str, folders: Sequence[str], count: int, given: Given) -> None:
+    """Checks what stands beside `--report DIR` or `--compare DIR DIR`."""
+    if len(folders) != count:
+        wanted = "one folder" if count == 1 else "two folders"
+        raise ConfigError(
+            f"--{mode} has {len(folders)}: {', '.join(folders)}; expected {wanted} of results"
+        )
+    for name in BenchOptions.model_fields:
+        if name in given.values:
+            raise ConfigError(f"--{mode} runs nothing, so it takes no {given.spelling[name]}")
+
+
+def _run(algorithms: Sequence[str], given: BenchOptions, asked: ReportOptions) -> int:
+    """Checks everything, chooses options where asked, runs what is missing, and reports."""
+    from alignzoo.benchmark import Results, make_plan, parse_budget
+
     found = registry()
-    from alignzoo.benchmark import Results, make_plan
-
-    plan = make_plan(
-        found,
-        namespace.algorithms,
-        given.task,
-        num_seeds=given.seeds,
-        budget=parse_budget(given.budget),
-        threads=given.threads,
-        given=parse_options(given.option, namespace.algorithms, found),
-    )
+    conditions = {
+        "budget": parse_budget(given.budget),
+        "threads": given.threads,
+        "given": parse_options(given.option, algorithms, found),
+    }
+    reported = {"seeds": range(given.seeds), **conditions}
+    plan = make_plan(found, algorithms, given.task, **reported)
     results = Results(given.out)
-    results.open(_identities(found, plan))
-    _run_cells(found, plan, results, jobs=given.jobs)
-    return _summarise(plan, results)
+    results.check_place()
+    tuned = None
+    if given.sweep:
+        results.check_conditions(plan.identities)
+        tuned = _tune(found, algorithms, given, results, conditions)
+        plan = make_plan(found, algorithms, given.task, tuned=tuned, **reported)
+    results.open(plan.identities)
+    with results.lock():
+        _run_cells(found, plan, results, jobs=given.jobs)
+    return report(given.out, plan=plan, **dict(asked))
 
 
-def parse_budget(text: str | None) -> int | None:
-    """Returns the number of samples that `samples=N` says."""
-    if text is None:
-        return None
-    unit, _, amount = text.partition("=")
-    if unit != "samples" or not amount.replace("_", "").isdecimal() or int(amount) < 1:
-        raise ConfigError(f"--budget is '{text}'; expected samples=N, such as samples=6400")
-    return int(amount)
+def _tune(
+    found: Registry,
+    algorithms: Sequence[str],
+    given: BenchOptions,
+    results: Results,
+    conditions: Mapping[str, Any],
+) -> dict[tuple[str, str], Choice]:
+    """Returns each algorithm's options on each task, after trying the grid of the sweep."""
+    from alignzoo.benchmark import Results
+    from alignzoo.benchmark.tuning import choose, make_trials, parse_grid
+
+    grid = parse_grid(given.sweep)
+    trials = make_trials(
+        found, algorithms, given.task, grid=grid, num_seeds=given.tuning_seeds, **conditions
+    )
+    tried = []
+    with results.lock():
+        for trial in trials:
+            folder = Results(results.folder / trial.place)
+            folder.open(trial.plan.identities)
+            _run_cells(found, trial.plan, folder, jobs=given.jobs)
+            tried.append((trial, [folder.rows[key] for key in trial.plan.order]))
+    return choose(tried, grid)
 
 
 def parse_options(
@@ -124,28 +198,19 @@ def _typed(found: Registry, id: str, raw: Mapping[str, str]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in raw}
 
 
-def _identities(found: Registry, plan: Plan) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Returns what each cell's result is to follow from."""
-    from alignzoo.benchmark import identify, make_algorithm, make_task
-
-    identities = {}
-    for cell in plan.cells:
-        task = make_task(found, cell.task)
-        algorithm = make_algorithm(found, task, cell.algorithm, cell.given)
-        identities[cell.key] = identify(found, cell, task, algorithm)
-    return identities
-
-
 def _run_cells(found: Registry, plan: Plan, results: Results, *, jobs: int) -> None:
     """Runs the cells that have no result yet, and says how each ended."""
     missing = [cell for cell in plan.cells if cell.key not in results.rows]
     if len(missing) < len(plan.cells):
         _say(f"{len(plan.cells) - len(missing)} of {len(plan.cells)} runs are done already")
-    order = [cell.key for cell in plan.cells]
+    tasks = dict.fromkeys(cell.task for cell in missing)
+    for task, seconds in prepare_tasks(found, tasks, threads=plan.cells[0].threads):
+        _say(f"made what task '{task}' starts from: {seconds:.1f} s")
     done = run_cells(found, missing, results.folder, jobs=jobs)
     for number, (cell, row) in enumerate(done, start=1):
-        results.add(row, order)
-        name = f"{number}/{len(missing)} {cell.task} {cell.algorithm} seed {cell.seed}"
+        results.add(row, plan.order)
+        options = "".join(f" {name}={value}" for name, value in cell.tuned.items())
+        name = f"{number}/{len(missing)} {cell.task} {cell.algorithm}{options} seed {cell.seed}"
         if row["status"] == "ok":
             _say(f"{name}: {row['score']:.4f}, {row['seconds']:.1f} s")
         else:
@@ -154,50 +219,3 @@ def _run_cells(found: Registry, plan: Plan, results: Results, *, jobs: int) -> N
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _summarise(plan: Plan, results: Results) -> int:
-    """Prints a table for each task; returns 1 where a run failed."""
-    from alignzoo.benchmark import ranked, summarise, write_page
-
-    rows = list(results.rows.values())
-    num_failed = 0
-    for task in plan.tasks:
-        lines = [summarise(rows, task, id) for id in plan.algorithms]
-        num_failed += sum(line.num_failed for line in lines)
-        one = next(row for row in rows if row["task"] == task)
-        _print_task(one, ranked(lines))
-    page = results.folder / "report.html"
-    write_page(rows, plan, page)
-    print(f"results: {results.path}")
-    print(f"report:  {page}")
-    if num_failed:
-        _say(f"runs that failed: {num_failed}; the same command makes them again")
-    return int(num_failed > 0)
-
-
-def _print_task(row: Mapping[str, Any], lines: Sequence[Line]) -> None:
-    optimum = "" if row["optimum"] is None else f", optimum {row['optimum']:g}"
-    low, high = row["range"]
-    title = (
-        f"{row['task']}: {row['metric']}, range {low:g} to {high:g}{optimum}; "
-        f"{row['budget']['samples']:,} samples a run"
-    )
-    heads = ("algorithm", "mean", "95 % interval", "of range", "KL, nats", "seconds", "runs")
-    print_table(title, heads, [_cells(line) for line in lines])
-
-
-def _cells(line: Line) -> tuple[str, ...]:
-    from alignzoo.benchmark import number
-
-    has_interval = math.isfinite(line.low)
-    failed = f", {line.num_failed} failed" if line.num_failed else ""
-    return (
-        line.algorithm,
-        number(line.mean, ".4f"),
-        f"{line.low:.4f} to {line.high:.4f}" if has_interval else "-",
-        number(line.share, ".1%"),
-        number(line.kl, ".2f"),
-        number(line.seconds, ".1f"),
-        f"{len(line.rows)}{failed}",
-    )

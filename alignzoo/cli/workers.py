@@ -11,12 +11,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignzoo.errors import RunError
 from alignzoo.plugin_registry import Registry, registry, select_plugins, selected_plugins
 
 if TYPE_CHECKING:
@@ -53,6 +55,54 @@ def run_cells(
         for worker in running:
             worker.process.terminate()
             worker.process.join()
+
+
+def prepare_tasks(
+    found: Registry, tasks: Iterable[str], *, threads: int
+) -> Iterator[tuple[str, float]]:
+    """Lets each task make what its runs start from, in a process of its own.
+
+    Yields:
+        each task that has something to make, and the seconds that took.
+    Raises:
+        RunError: a task cannot; the message says why.
+    """
+    from alignzoo.benchmark import make_task
+    from alignzoo.task import Task
+
+    for text in tasks:
+        if type(make_task(found, text)).prepare is Task.prepare:
+            continue
+        start = time.perf_counter()
+        context = _context(threads)
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_prepare, args=(text, selected_plugins(), sender))
+        process.start()
+        sender.close()
+        try:
+            error = receiver.recv()
+        except EOFError:
+            error = "its process died"
+        process.join()
+        if error is not None:
+            raise RunError(f"task '{text}' cannot be prepared: {error}")
+        yield text, time.perf_counter() - start
+
+
+def _prepare(text: str, selection: Sequence[str], sender: Connection) -> None:
+    """Prepares one task, in a process of its own; sends why it could not, or None."""
+    from alignzoo.benchmark import explain, make_task
+    from alignzoo.cli.train import quiet_transformers
+
+    _begin(selection)
+    quiet_transformers()
+    os.dup2(2, 1)  # standard output is for results
+    try:
+        make_task(registry(), text).prepare()
+    except Exception as error:
+        sender.send(explain(registry(), error))
+    else:
+        sender.send(None)
 
 
 def _context(threads: int) -> Any:
@@ -96,18 +146,23 @@ def _work(cell: Cell, out: Path, selection: Sequence[str], sender: Connection) -
     from alignzoo.benchmark import run_cell
     from alignzoo.cli.train import quiet_transformers, set_threads
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started us ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _begin(selection)
     with open(f"{out}.log", "a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     set_threads(cell.threads)
     quiet_transformers()
-    if list(selection) != list(selected_plugins()):
-        select_plugins(selection)
     sender.send(run_cell(registry(), cell, out))
     sys.stdout.flush()
     sys.stderr.flush()
+
+
+def _begin(selection: Sequence[str]) -> None:
+    """Ties this process to the one that started it, and selects that one's plugins."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started us ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if list(selection) != list(selected_plugins()):
+        select_plugins(selection)
 
 
 def _end_with_parent() -> None:

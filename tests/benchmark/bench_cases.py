@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 import alignzoo as az
-from alignzoo.benchmark import Cell, run_cell
+from alignzoo.benchmark import Budget, Cell, run_cell
 from alignzoo.testing import TokenMDP
 
 UNTIMED = ("seconds", "peak_memory")
@@ -46,6 +47,23 @@ class Drawn(Coin):
 
     def eval_prompts(self):
         return ["1"] * 200
+
+
+class MadeConfig(az.TaskConfig):
+    """Options of a task that has something to make."""
+
+    fails: bool = Field(False, description="whether it cannot")
+
+
+class Made(Coin):
+    """The coin, with something to make before any run."""
+
+    Config = MadeConfig
+
+    def prepare(self):
+        print("not for standard output")
+        if self.config.fails:
+            raise RuntimeError("no room")
 
 
 class Reinforce(az.Algorithm):
@@ -95,7 +113,7 @@ class Killed(Reinforce):
 
 
 ALGORITHMS = {"plain": Reinforce, "picky": Picky, "raising": Raising, "killed": Killed}
-TASKS = {"coin": Coin, "drawn": Drawn}
+TASKS = {"coin": Coin, "drawn": Drawn, "made": Made}
 
 
 @az.hookimpl
@@ -116,7 +134,8 @@ def alignzoo_tasks() -> list[Any]:
 
 def run(algorithm, out, *, task="coin", seed=0, budget=64, **given):
     """Returns the row of one cell."""
-    return run_cell(az.registry(), Cell(task, algorithm, seed, budget, 1, given), out)
+    amount = budget if isinstance(budget, Budget) else Budget("samples", budget)
+    return run_cell(az.registry(), Cell(task, algorithm, seed, amount, 1, given), out)
 
 
 def untimed(row):

@@ -10,7 +10,7 @@ import pytest
 from benchmark import bench_cases
 
 import alignzoo as az
-from alignzoo.benchmark import Results, identify, make_algorithm, make_plan, make_task, summarise
+from alignzoo.benchmark import Budget, Results, make_plan, summarise
 from alignzoo.benchmark.page import render
 from alignzoo.benchmark.summary import interval, ranked
 from alignzoo.plugin_registry import select_plugins, selected_plugins
@@ -26,18 +26,9 @@ def _installed():
 
 def plan(algorithms=("plain",), tasks=("coin",), *, seeds=2, budget=None, **given):
     return make_plan(
-        az.registry(), list(algorithms), list(tasks), num_seeds=seeds, budget=budget, threads=1,
-        given=given,
+        az.registry(), list(algorithms), list(tasks), seeds=range(seeds), threads=1, given=given,
+        budget=None if budget is None else Budget("samples", budget),
     )  # fmt: skip
-
-
-def identities(made):
-    found = {}
-    for cell in made.cells:
-        task = make_task(az.registry(), cell.task)
-        algorithm = make_algorithm(az.registry(), task, cell.algorithm, cell.given)
-        found[cell.key] = identify(az.registry(), cell, task, algorithm)
-    return found
 
 
 def finished(made, scores=()):
@@ -50,7 +41,7 @@ def finished(made, scores=()):
             "metric": "m", "chosen": {"task": {}, "given": {}}, "versions": {}, "cpu": "x",
             "curve": [{"samples": 0, "score": 0.1}, {"samples": 64, "score": score}],
         }
-        for identity in identities(made).values()
+        for identity in made.identities.values()
     ]  # fmt: skip
 
 
@@ -70,7 +61,7 @@ def test_cells_are_every_task_algorithm_and_seed_in_that_order():
         (task, id, seed)
         for task in ("drawn", "coin") for id in ("plain", "ppo") for seed in (0, 1)
     ]  # fmt: skip
-    assert {cell.budget for cell in made.cells} == {64}
+    assert {cell.budget for cell in made.cells} == {Budget("samples", 64)}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +102,7 @@ def test_an_option_out_of_range_is_refused_by_the_name_it_was_given_under():
 def test_finished_cells_are_kept_and_seeds_and_algorithms_may_be_added(tmp_path):
     written(tmp_path / "out", plan(seeds=1))
     results = Results(tmp_path / "out")
-    results.open(identities(plan(["plain", "ppo"], seeds=3)))
+    results.open(plan(["plain", "ppo"], seeds=3).identities)
     assert list(results.rows) == [("coin", "plain", 0)]
 
 
@@ -120,7 +111,7 @@ def test_a_failed_cell_is_made_again(tmp_path):
     row = {**results.rows["coin", "plain", 1], "status": "failed"}
     results.add(row, [])
     again = Results(tmp_path / "out")
-    again.open(identities(plan()))
+    again.open(plan().identities)
     assert list(again.rows) == [("coin", "plain", 0)]
 
 
@@ -139,13 +130,13 @@ def test_results_of_other_conditions_are_refused_by_name_and_value(tmp_path, cha
     results = written(tmp_path / "out", plan(seeds=1))
     results.add({**results.rows["coin", "plain", 0], **change}, [])
     with pytest.raises(az.ConfigError, match=message):
-        Results(tmp_path / "out").open(identities(plan()))
+        Results(tmp_path / "out").open(plan().identities)
 
 
 def test_another_budget_is_refused_for_algorithms_that_are_added(tmp_path):
     written(tmp_path / "out", plan())
     with pytest.raises(az.ConfigError, match="budget"):
-        Results(tmp_path / "out").open(identities(plan(["ppo"], budget=128)))
+        Results(tmp_path / "out").open(plan(["ppo"], budget=128).identities)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,10 +12,12 @@ from benchmark import bench_cases
 from benchmark.bench_cases import MDP, Coin, Drawn, run, untimed
 
 import alignzoo as az
-from alignzoo.benchmark.measuring import Judge
+from alignzoo.benchmark import Budget
+from alignzoo.benchmark.measuring import Judge, Measurement
 from alignzoo.benchmark.running import Recorder
 from alignzoo.checkpoint import list_checkpoints
 from alignzoo.plugin_registry import select_plugins, selected_plugins
+from alignzoo.run_folder import RunFolder
 from alignzoo.run_options import TrainerOptions
 
 
@@ -32,7 +35,7 @@ def test_a_row_says_what_was_run_and_what_came_of_it(tmp_path):
     assert row["error"] is None
     assert (row["task"], row["algorithm"], row["seed"]) == ("coin", "plain", 3)
     assert row["options"]["learning_rate"] == 0.1
-    assert row["chosen"] == {"task": {"learning_rate": 0.1}, "given": {}}
+    assert row["chosen"] == {"task": {"learning_rate": 0.1}, "given": {}, "tuned": {}}
     assert row["samples"] == row["budget"]["samples"] == 64
     assert row["tokens"] == 64
     assert row["updates"] == 4
@@ -147,11 +150,42 @@ def test_a_score_that_is_not_finite_ends_the_run_with_that_reason():
         judge.measure(task.policy())
 
 
-def test_curve_points_before_a_checkpoint_are_kept_in_the_run(tmp_path):
+def test_a_recorder_goes_on_from_the_points_and_the_use_that_its_run_left(tmp_path):
     run("plain", tmp_path / "run")
     saved = json.loads((tmp_path / "run" / "curve.json").read_text())
     assert [point["step"] for point in saved["points"]] == [0, 1, 2, 3, 4]
-    judge = SimpleNamespace(measure=lambda policy: pytest.fail("measured again"))
+    judge = SimpleNamespace(measure=lambda policy: Measurement(0.25, 0.0))
     algorithm, settings = az.make("plain"), TrainerOptions(**Coin.settings)
-    again = Recorder(judge, None, tmp_path / "run", 64, algorithm, settings)
+    folder, budget = RunFolder(tmp_path / "run"), Budget("samples", 64)
+    again = Recorder(judge, None, folder, budget, algorithm, settings)
     assert again.curve == saved["points"]
+    again(3, {"step": 3, "samples": 48, "tokens": 48})
+    assert [point["step"] for point in again.curve] == [0, 1, 2, 3]
+    assert again.curve[-1]["score"] == 0.25
+    assert again.used == [0.0, 16, 32, 48]
+
+
+@pytest.mark.parametrize("algorithm", ["plain", "picky"])
+def test_a_budget_of_tokens_is_not_overstepped_and_is_used_up(tmp_path, algorithm):
+    row = run(algorithm, tmp_path / "run", budget=Budget("tokens", 170))
+    assert row["budget"] == {"tokens": 170}
+    assert row["tokens"] == row["curve"][-1]["tokens"] <= 170
+    assert 170 - row["tokens"] < 64
+    assert all("seconds" not in point for point in row["curve"])
+
+
+def test_a_budget_of_seconds_ends_the_run_and_counts_no_measuring(tmp_path, monkeypatch):
+    original = Coin.evaluate
+
+    def slowly(task, policy):
+        time.sleep(0.05)
+        return original(task, policy)
+
+    monkeypatch.setattr(Coin, "evaluate", slowly)
+    row = run("plain", tmp_path / "run", budget=Budget("seconds", 0.4))
+    seconds = [point["seconds"] for point in row["curve"]]
+    assert row["status"] == "ok"
+    assert row["updates"] > 4
+    assert seconds == sorted(seconds)
+    assert seconds[0] == 0
+    assert 0.1 < seconds[-1] <= 0.4

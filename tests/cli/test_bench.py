@@ -15,6 +15,7 @@ from benchmark.bench_cases import UNTIMED
 from trainer.runs import listing, read_lines
 
 from alignzoo import cli
+from alignzoo.benchmark import Results
 from alignzoo.plugin_registry import select_plugins
 
 PLUGIN = ("-p", bench_cases.__name__)
@@ -86,7 +87,9 @@ def test_options_are_given_to_one_algorithm(tmp_path):
     given = ("--option", "plain.learning_rate=0.3", "--budget", "samples=32")
     assert bench("plain", "picky", "--task", "coin", "--seeds", 1, "--out", out, *given) == 0
     plain, picky = rows_of(out)
-    assert plain["chosen"] == {"task": {"learning_rate": 0.1}, "given": {"learning_rate": 0.3}}
+    assert plain["chosen"] == {
+        "task": {"learning_rate": 0.1}, "given": {"learning_rate": 0.3}, "tuned": {},
+    }  # fmt: skip
     assert (plain["options"]["learning_rate"], picky["options"]["learning_rate"]) == (0.3, 0.1)
     assert plain["samples"] == 32
 
@@ -101,6 +104,16 @@ def test_options_are_given_to_one_algorithm(tmp_path):
         (["dpo", "--task", "coin"], "dpo learns from preferences"),
         (["plain", "--task", "coin", "--budget", "hours=3"], "expected samples=N"),
         (["plain", "--task", "coin", "--budget", "samples=-3"], "expected samples=N"),
+        (["plain", "--task", "coin", "--budget", "seconds=nan"], "or seconds=X"),
+        (["plain", "--task", "coin", "--budget", "tokens=15"], "tokens=15 is less than one"),
+        (["plain", "--task", "coin", "--sweep", "learning_rate"], "expected name=value,value"),
+        (["plain", "--task", "coin", "--sweep", "learning_rate=1,"], "expected name=value,value"),
+        (["plain", "--task", "coin", "--sweep", "kl_coeff=1"], "Did you mean 'kl_coef'"),
+        (["plain", "--task", "coin", "--sweep", "kl_coef=0,0"], "given twice"),
+        (["plain", "--task", "coin", "--sweep", "kl_coef=0,-1"], "--sweep kl_coef is -1"),
+        (["--report", "here", "there"], "--report has 2: here, there; expected one folder"),
+        (["--compare", "here"], "--compare has 1: here; expected two folders"),
+        (["--compare", "a", "b", "--task", "coin"], "runs nothing, so it takes no --task"),
         (["plain", "--task", "coin", "--seeds", "0"], "--seeds is '0'"),
         (["plain", "--task", "coin", "--option", "clip_range"], "expected ALGO.name=value"),
         (["plain", "--task", "coin", "--option", "ppo.clip_range=1"], "'ppo' is not compared"),
@@ -115,6 +128,43 @@ def test_bad_input_is_one_line_and_leaves_nothing(words, message, tmp_path, caps
     assert len(printed.err.strip().splitlines()) == 1
     assert printed.out == ""
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_chooses_for_each_algorithm_on_seeds_that_are_not_reported(tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ("plain", "picky", "--task", "coin", "--seeds", 2, "--out", out)
+    words += ("--sweep", "learning_rate=1e-3,0.3", "--tuning-seeds", 2)
+    words += ("--option", "picky.learning_rate=0.2")
+    assert bench(*words) == 0
+    rows = rows_of(out)
+    assert [row["options"]["learning_rate"] for row in rows] == [0.3, 0.3, 0.2, 0.2]
+    tuning = rows[0]["tuning"]
+    assert rows[0]["chosen"]["tuned"] == {"learning_rate": 0.3}
+    assert tuning["grid"] == {"learning_rate": [0.001, 0.3]}
+    assert not set(tuning["seeds"]) & {row["seed"] for row in rows}
+    tried = rows_of(out / "tuning" / "learning_rate=0.001")
+    assert [row["seed"] for row in tried] == tuning["seeds"]
+    assert tuning["tried"][0]["score"] == sum(row["score"] for row in tried) / 2
+    assert rows[2]["tuning"] is None
+    before = listing(out)
+    capsys.readouterr()
+    assert bench(*words) == 0
+    assert "2 of 2 runs are done already" in capsys.readouterr().err
+    assert {p: b for p, b in listing(out).items() if p in before} == before
+
+
+def test_a_folder_that_another_bench_writes_to_is_refused(tmp_path, capsys):
+    with Results(tmp_path / "out").lock():
+        assert bench("plain", "--task", "coin", "--out", tmp_path / "out") == 2
+    assert "is being written to by another" in capsys.readouterr().err
+
+
+def test_what_a_task_starts_from_is_made_once_and_a_failure_is_one_line(tmp_path, capsys):
+    words = ("--seeds", 1, "--out", tmp_path / "out")
+    assert bench("plain", "--task", "made", *words) == 0
+    assert "made what task 'made' starts from" in capsys.readouterr().err
+    assert bench("plain", "--task", 'made:{"fails": true}', "--out", tmp_path / "other") == 1
+    assert "bench_cases' failed: RuntimeError: no room" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_conditions_is_refused_and_left_alone(tmp_path, capsys):
