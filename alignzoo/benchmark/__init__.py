@@ -12,12 +12,12 @@ from alignzoo.benchmark.cells import identify as identify
 from alignzoo.benchmark.cells import make_algorithm as make_algorithm
 from alignzoo.benchmark.cells import make_plan as make_plan
 from alignzoo.benchmark.cells import make_task as make_task
+from alignzoo.benchmark.old_summary import Line as Line
+from alignzoo.benchmark.old_summary import ranked as ranked
+from alignzoo.benchmark.old_summary import summarise as summarise
 from alignzoo.benchmark.page import number as number
 from alignzoo.benchmark.page import write_page as write_page
 from alignzoo.benchmark.results import Results as Results
 from alignzoo.benchmark.running import explain as explain
 from alignzoo.benchmark.running import failed_row as failed_row
 from alignzoo.benchmark.running import run_cell as run_cell
-from alignzoo.benchmark.summary import Line as Line
-from alignzoo.benchmark.summary import ranked as ranked
-from alignzoo.benchmark.summary import summarise as summarise

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from alignzoo import report as run_report
 from alignzoo import reward_report
 from alignzoo.benchmark.cells import Plan
-from alignzoo.benchmark.summary import Line, ranked, summarise
+from alignzoo.benchmark.old_summary import Line, ranked, summarise
 from alignzoo.report.curves import Axis, Chart, place, points_text, step_axis, value_axis
 from alignzoo.report.curves import Line as Curve
 from alignzoo.report.metric_names import format_number, format_seconds

@@ -11,8 +11,8 @@ from benchmark import bench_cases
 
 import alignzoo as az
 from alignzoo.benchmark import Budget, Results, make_plan, summarise
+from alignzoo.benchmark.old_summary import interval, ranked
 from alignzoo.benchmark.page import render
-from alignzoo.benchmark.summary import interval, ranked
 from alignzoo.plugin_registry import select_plugins, selected_plugins
 
 

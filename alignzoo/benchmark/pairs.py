@@ -1,0 +1,116 @@
+"""Who beats whom: every pair of algorithms over the tasks that both have, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from alignzoo.benchmark import statistics
+from alignzoo.benchmark.resampling import NOTHING, RESAMPLES
+from alignzoo.benchmark.statistics import Estimate
+
+SIGNIFICANT = 0.05
+OPPOSITE = {"better": "worse", "worse": "better", "not told apart": "not told apart"}
+
+Runs = Mapping[str, Mapping[int | str, float]]  # an algorithm's scores by task and seed
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Algorithm x against y over the tasks that both have.
+
+    Args:
+        probability: of improvement, P(X > Y).
+        paired: the same of runs of one seed; None where they share no seed.
+        p_value: of the permutation test of seeds, adjusted for all pairs that are asked about.
+        verdict: "better" or "worse" where the p-value is below 0.05, else "not told apart".
+    """
+
+    x: str
+    y: str
+    probability: Estimate
+    paired: Estimate | None
+    p_value: float
+    verdict: str
+
+    def turned(self) -> Pair:
+        """Returns y against x."""
+        return replace(
+            self,
+            x=self.y,
+            y=self.x,
+            probability=self.probability.scaled(-1.0, 1.0),
+            paired=self.paired and self.paired.scaled(-1.0, 1.0),
+            verdict=OPPOSITE[self.verdict],
+        )
+
+
+def compare_pairs(
+    sides: Mapping[Key, tuple[Runs, Runs]], *, resamples: int = RESAMPLES
+) -> dict[Key, Pair]:
+    """Returns each pair's comparison, by the names of both; p-values are adjusted for all of them.
+
+    A pair without a common task is not told apart, with NaN for its numbers.
+    """
+    tasks = {key: sorted(x.keys() & y.keys()) for key, (x, y) in sides.items()}
+    asked = [key for key in sides if tasks[key]]
+    probabilities = statistics.probabilities_of_improvement(
+        [_by_task(sides[key], tasks[key]) for key in asked], resamples=resamples
+    )
+    p_values = statistics.permutation_tests([_by_seed(sides[key], tasks[key]) for key in asked])
+    found = {key: Pair(*key, NOTHING, None, math.nan, "not told apart") for key in sides}
+    adjusted = statistics.adjusted_p_values(p_values)
+    for key, probability, p_value in zip(asked, probabilities, adjusted, strict=True):
+        found[key] = Pair(
+            *key,
+            probability,
+            _paired(sides[key], tasks[key], resamples),
+            p_value,
+            _verdict(probability.value, p_value),
+        )
+    return found
+
+
+def _verdict(probability: float, p_value: float) -> str:
+    if p_value >= SIGNIFICANT or probability == 0.5:
+        return "not told apart"
+    return "better" if probability > 0.5 else "worse"
+
+
+def _paired(sides: tuple[Runs, Runs], tasks: list[str], resamples: int) -> Estimate | None:
+    x, y = sides
+    seeds = {task: sorted(x[task].keys() & y[task].keys(), key=_place) for task in tasks}
+    first, second = (
+        [[side[task][seed] for seed in seeds[task]] for task in tasks if seeds[task]]
+        for side in sides
+    )
+    if not first:
+        return None
+    return statistics.probability_of_improvement(first, second, paired=True, resamples=resamples)
+
+
+def _by_task(
+    sides: tuple[Runs, Runs], tasks: list[str]
+) -> tuple[list[list[float]], list[list[float]]]:
+    x, y = ([list(side[task].values()) for task in tasks] for side in sides)
+    return x, y
+
+
+def _by_seed(
+    sides: tuple[Runs, Runs], tasks: list[str]
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Returns scores by task, in each those of the same seeds; NaN where a task lacks one."""
+    x, y = (
+        [[side[t].get(s, math.nan) for s in _seeds(side, tasks)] for t in tasks] for side in sides
+    )
+    return x, y
+
+
+def _seeds(runs: Runs, tasks: list[str]) -> list[int | str]:
+    return sorted({seed for task in tasks for seed in runs[task]}, key=_place)
+
+
+def _place(seed: int | str) -> tuple[bool, int | str]:
+    return isinstance(seed, str), seed

@@ -1,0 +1,388 @@
+"""Statistics of scores over runs and tasks, of arrays alone.
+
+    from alignzoo.benchmark import statistics
+    statistics.estimate([runs_of_one_task, runs_of_another], statistics.iqm)
+
+Scores are one 1-D array for each task, an entry for each run, so tasks may differ in how many runs
+they have; a 2-D array [num_tasks, num_runs] works too. They are normalised: 0 is the least of a
+task and 1 its most, though larger ones are allowed (those of Atari, say, where 1 is a human's).
+Definitions are those of Agarwal et al. 2021, arXiv:2108.13264, and its library rliable, whose
+matrices are [num_runs, num_tasks]: transpose them.
+
+The order of runs within a task, and that of tasks, changes no digit of a result; neither does what
+else is computed beside it, as every interval draws from a generator of its own, seeded with 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from alignzoo.benchmark.frontier import area_under_frontier as area_under_frontier
+from alignzoo.benchmark.frontier import samples_to_threshold as samples_to_threshold
+from alignzoo.benchmark.frontier import score_at_kl as score_at_kl
+from alignzoo.benchmark.resampling import NOTHING as NOTHING
+from alignzoo.benchmark.resampling import (
+    PERMUTATIONS,
+    RESAMPLES,
+    bootstrap_ends,
+    counts_of,
+    split_p_values,
+)
+from alignzoo.benchmark.resampling import Estimate as Estimate
+
+PROFILE_RESAMPLES = 10_000
+PAIR_NUMBERS_AT_A_TIME = 5_000_000  # resamples of pairs that are held at once; changes no result
+
+Array = NDArray[np.float64]
+Scores = Sequence[ArrayLike] | Array
+Statistic = Callable[[Sequence[Array]], Any]
+
+
+# -- one number of all runs --------------------------------------------------------------------
+
+
+def iqm(scores: Scores) -> Any:
+    """Returns the interquartile mean: of the runs of all tasks together, less a quarter each end.
+
+    IQM = scipy.stats.trim_mean(runs, 0.25), which leaves out floor(n / 4) at each end. Agarwal et
+    al. 2021, section 4.3. Runs are pooled: a task that has more of them weighs more.
+
+    Args:
+        scores: an array for each task; the last axis is over runs, and results have the others.
+    """
+    from scipy.stats import trim_mean
+
+    return trim_mean(np.concatenate(_arrays(scores), axis=-1), 0.25, axis=-1)
+
+
+def mean(scores: Scores) -> Any:
+    """Returns the mean over tasks of the mean over runs; every task weighs the same."""
+    return np.mean(_task_means(scores), axis=0)
+
+
+def median(scores: Scores) -> Any:
+    """Returns the median over tasks of the mean over runs; of one task, the median of its runs.
+
+    For one task rliable returns the mean, which there is `mean`.
+    """
+    parts = _arrays(scores)
+    if len(parts) == 1:
+        return np.median(parts[0], axis=-1)
+    return np.median(_task_means(parts), axis=0)
+
+
+def optimality_gap(scores: Scores, target: float = 1.0) -> Any:
+    """Returns by how much runs fall short of a target: the mean of target - min(score, target).
+
+    Agarwal et al. 2021, section 4.3 (gamma is the target). Mean over tasks of the mean over runs,
+    so every task weighs the same; what a run has above the target makes up for nothing.
+    """
+    return mean([target - np.minimum(part, target) for part in _arrays(scores)])
+
+
+def _arrays(scores: Scores) -> list[Array]:
+    return [np.asarray(part, dtype=np.float64) for part in scores]
+
+
+def _task_means(scores: Scores) -> Array:
+    return np.stack([part.mean(axis=-1) for part in _arrays(scores)])
+
+
+# -- and its interval --------------------------------------------------------------------------
+
+
+def estimate(scores: Scores, statistic: Statistic = iqm, *, resamples: int = RESAMPLES) -> Estimate:
+    """Returns a statistic and its 95 % stratified percentile bootstrap interval.
+
+    Runs are drawn again with replacement within each task, as many as there are, and the ends are
+    the 2.5 and 97.5 percentiles (linear) of the statistic (scipy.stats.bootstrap). A task of one
+    run is always drawn as it is; where all have one, there is no interval. Where the runs of each
+    task are all alike, both ends are the value.
+
+    Args:
+        scores: an array of runs for each task.
+        statistic: one of this module, or a function like them: it takes arrays, the last axis
+            over runs, and reduces that axis.
+    Raises:
+        ValueError: no task, a task without runs, or a score that is no finite number.
+    """
+    return estimates(scores, [statistic], resamples=resamples)[0]
+
+
+def estimates(
+    scores: Scores, statistics: Sequence[Statistic], *, resamples: int = RESAMPLES
+) -> list[Estimate]:
+    """Returns what `estimate` does for several statistics of the same resamples."""
+    parts = sorted((np.sort(part) for part in _checked(scores)), key=lambda part: part.tolist())
+    values = [float(statistic(parts)) for statistic in statistics]
+    if all(part.size == 1 for part in parts):
+        return [Estimate(value, math.nan, math.nan) for value in values]
+    if all(part[0] == part[-1] for part in parts):
+        return [Estimate(value, value, value) for value in values]
+
+    def of_resamples(drawn: list[Array]) -> Array:
+        return np.stack([np.asarray(statistic(drawn)) for statistic in statistics])
+
+    low, high = bootstrap_ends(parts, of_resamples, resamples)
+    return [Estimate(*ends) for ends in zip(values, low, high, strict=True)]
+
+
+def _checked(scores: Scores) -> list[Array]:
+    parts = _arrays(scores)
+    if not parts:
+        raise ValueError("scores has no task; expected one array of runs for each")
+    for i, part in enumerate(parts):
+        if part.ndim != 1 or not part.size:
+            raise ValueError(
+                f"scores of task {i} have shape {part.shape}; expected [num_runs], at least one "
+                "run; for one task give [runs]"
+            )
+        if not np.isfinite(part).all():
+            raise ValueError(f"scores of task {i} are not all finite; leave out or score such runs")
+    return parts
+
+
+def performance_profile(
+    scores: Scores, taus: ArrayLike, *, resamples: int = PROFILE_RESAMPLES
+) -> tuple[Array, Array, Array]:
+    """Returns the share of runs whose score is above each tau, and its band: three of [num_taus].
+
+    Runs of all tasks are pooled. Agarwal et al. 2021, section 4.2; the band is pointwise, the
+    percentiles that `estimate` takes.
+    """
+    parts = sorted((np.sort(part) for part in _checked(scores)), key=lambda part: part.tolist())
+    above = [np.asarray(taus, dtype=np.float64) < part[:, None] for part in parts]  # [runs, taus]
+    num_runs = sum(part.size for part in parts)
+    share = np.concatenate(above).mean(axis=0)
+    if all(part.size == 1 for part in parts):
+        return share, np.full_like(share, math.nan), np.full_like(share, math.nan)
+
+    def of_resamples(drawn: list[NDArray[np.intp]]) -> Array:
+        counts = zip(map(counts_of, drawn), above, strict=True)
+        return sum((count @ one.astype(np.float64) for count, one in counts), np.float64()).T / (
+            num_runs
+        )
+
+    low, high = bootstrap_ends([np.arange(part.size) for part in parts], of_resamples, resamples)
+    return share, np.array(low), np.array(high)
+
+
+# -- one against the other ---------------------------------------------------------------------
+
+
+def probability_of_improvement(
+    x: Scores, y: Scores, *, paired: bool = False, resamples: int = RESAMPLES
+) -> Estimate:
+    """Returns P(X > Y), the mean over tasks of the probability that a run of x beats one of y.
+
+    P_t = U_t / (n_t m_t) = mean over pairs of runs of [x > y] + [x = y] / 2, by Mann-Whitney's U
+    (scipy.stats.mannwhitneyu); Agarwal et al. 2021, section 4.4. The interval is of the stratified
+    bootstrap of both, each on its own.
+
+    Args:
+        x: an array of runs for each task.
+        y: the same for the other, of as many tasks; the numbers of runs may differ.
+        paired: entry i of x and of y are of one seed. Then only runs of one seed are compared,
+            P_t = mean over seeds of [x_s > y_s] + [x_s = y_s] / 2, and the same seeds are drawn
+            again for both.
+    Raises:
+        ValueError: they differ in tasks, or where paired in runs; or as `estimate` says.
+    """
+    if paired:
+        wins = [_wins(a, b).diagonal() for a, b in _matched(x, y, same_runs=True)]
+        return estimate(wins, mean, resamples=resamples)
+    return probabilities_of_improvement([(x, y)], resamples=resamples)[0]
+
+
+def probabilities_of_improvement(
+    pairs: Sequence[tuple[Scores, Scores]], *, resamples: int = RESAMPLES
+) -> list[Estimate]:
+    """Returns what `probability_of_improvement` does of each pair, in less time for many."""
+    found: dict[int, Estimate] = {}
+    shapes: dict[tuple[tuple[int, int], ...], list[tuple[int, bool, list[Array]]]] = {}
+    for i, (x, y) in enumerate(pairs):
+        matched, exchanged = _canonical(_matched(x, y))
+        wins = [_wins(a, b) for a, b in matched]
+        value = float(np.mean([_u_share(a, b) for a, b in matched]))
+        if all(one.size == 1 for one in wins):
+            found[i] = _turned(Estimate(value, math.nan, math.nan), exchanged)
+        elif all((one == one[0, 0]).all() for one in wins):
+            found[i] = _turned(Estimate(value, value, value), exchanged)
+        else:
+            shape = tuple((a.size, b.size) for a, b in matched)
+            shapes.setdefault(shape, []).append((i, exchanged, wins))
+            found[i] = Estimate(value, math.nan, math.nan)
+    for shape, group in shapes.items():
+        at_a_time = max(1, PAIR_NUMBERS_AT_A_TIME // resamples)
+        for start in range(0, len(group), at_a_time):
+            part = group[start : start + at_a_time]
+            low, high = _win_ends(shape, [wins for _, _, wins in part], resamples)
+            for (i, exchanged, _), *ends in zip(part, low, high, strict=True):
+                found[i] = _turned(Estimate(found[i].value, *ends), exchanged)
+    return [found[i] for i in range(len(pairs))]
+
+
+def _win_ends(
+    shape: Sequence[tuple[int, int]], pairs: Sequence[Sequence[Array]], resamples: int
+) -> tuple[list[float], list[float]]:
+    """Returns the ends of the intervals of pairs that have the same numbers of runs.
+
+    With c and d how often each run of x and of y was drawn, the U of a resample is c' W d.
+    """
+
+    def of_resamples(drawn: list[NDArray[np.intp]]) -> Array:
+        counts = [counts_of(one) for one in drawn]
+        both = list(zip(counts[::2], counts[1::2], strict=True))
+        return np.stack(
+            [
+                np.mean(
+                    [
+                        ((c @ w) * d).sum(axis=-1) / w.size
+                        for (c, d), w in zip(both, wins, strict=True)
+                    ],
+                    axis=0,
+                )
+                for wins in pairs
+            ]
+        )
+
+    runs = [np.arange(size) for sizes in shape for size in sizes]
+    return bootstrap_ends(runs, of_resamples, resamples)
+
+
+def _wins(x: Array, y: Array) -> Array:
+    """Returns [runs of x, runs of y]: 1 where x is larger, 1/2 where they are equal, else 0."""
+    return (x[:, None] > y) + (x[:, None] == y) / 2
+
+
+def _u_share(x: Array, y: Array) -> float:
+    from scipy.stats import mannwhitneyu
+
+    # The method is that of a p-value which is not used; this one takes no time.
+    return float(mannwhitneyu(x, y, method="asymptotic").statistic) / (x.size * y.size)
+
+
+def _turned(found: Estimate, exchanged: bool) -> Estimate:
+    return found.scaled(-1.0, 1.0) if exchanged else found
+
+
+def _matched(x: Scores, y: Scores, *, same_runs: bool = False) -> list[tuple[Array, Array]]:
+    first, second = _checked(x), _checked(y)
+    if len(first) != len(second):
+        raise ValueError(f"x has {len(first)} tasks and y {len(second)}; expected the same tasks")
+    both = list(zip(first, second, strict=True))
+    for i, (a, b) in enumerate(both):
+        if same_runs and a.size != b.size:
+            raise ValueError(
+                f"x has {a.size} runs of task {i} and y {b.size}; expected those of the same seeds"
+            )
+    return both
+
+
+def _canonical(pairs: list[tuple[Array, Array]]) -> tuple[list[tuple[Array, Array]], bool]:
+    """Returns the tasks and runs in an order that is no matter of how they were given.
+
+    And whether x and y were exchanged for it, so that (x, y) and (y, x) give the same digits.
+    """
+    sides = [sorted(np.sort(pair[side]).tolist() for pair in pairs) for side in (0, 1)]
+    exchanged = sides[0] > sides[1]
+    pairs = [(np.sort(b), np.sort(a)) if exchanged else (np.sort(a), np.sort(b)) for a, b in pairs]
+    return sorted(pairs, key=lambda pair: (pair[0].tolist(), pair[1].tolist())), exchanged
+
+
+def permutation_test(x: Scores, y: Scores) -> float:
+    """Returns the two-sided p-value of "whether a seed is of x or of y makes no difference".
+
+    Whole seeds change sides, all their tasks together: entry i of every task is of one seed. The
+    statistic is that of `probability_of_improvement`. All splits of the seeds are tried where
+    there are at most 20,000 (up to 8 against 8), else 20,000 random ones
+    (scipy.stats.permutation_test). NaN is a run that a seed does not have; a task that a split
+    leaves without runs on a side has no part in its statistic.
+
+    Args:
+        x: an array of seeds for each task, each of the same seeds; a shorter one lacks the last.
+        y: the same for the other.
+    Raises:
+        ValueError: they differ in tasks, or a side has no run of a task.
+    """
+    return permutation_tests([(x, y)])[0]
+
+
+def permutation_tests(pairs: Sequence[tuple[Scores, Scores]]) -> list[float]:
+    """Returns what `permutation_test` does of each pair, in less time for many."""
+    found: dict[int, float] = {}
+    shapes: dict[tuple[int, int], list[tuple[int, Array]]] = {}
+    for i, (x, y) in enumerate(pairs):
+        seeds, num_first = _pooled_seeds(x, y)
+        shapes.setdefault((num_first, seeds.shape[1] - num_first), []).append((i, seeds))
+    for sizes, group in shapes.items():
+        at_a_time = PAIR_NUMBERS_AT_A_TIME // PERMUTATIONS
+        for start in range(0, len(group), at_a_time):
+            part = group[start : start + at_a_time]
+            values = split_p_values(sizes, [_split_statistic(seeds) for _, seeds in part])
+            found |= {i: p for (i, _), p in zip(part, values, strict=True)}
+    return [found[i] for i in range(len(pairs))]
+
+
+def _pooled_seeds(x: Scores, y: Scores) -> tuple[Array, int]:
+    """Returns [tasks, seeds], those of one side first, and how many these are."""
+    first, second = _by_seed(x, "x"), _by_seed(y, "y")
+    if len(first) != len(second):
+        raise ValueError(f"x has {len(first)} tasks and y {len(second)}; expected the same tasks")
+    keys = [(one.shape[1], np.nan_to_num(one, nan=-math.inf).tolist()) for one in (first, second)]
+    if keys[0] > keys[1]:  # the same digits for (x, y) and (y, x)
+        first, second = second, first
+    return np.concatenate([first, second], axis=1), first.shape[1]
+
+
+def _by_seed(scores: Scores, name: str) -> Array:
+    """Returns [tasks, seeds], NaN where a run is missing, sorted by seed's scores."""
+    parts = _arrays(scores)
+    if not parts or any(part.ndim != 1 or np.isnan(part).all() for part in parts):
+        raise ValueError(f"{name} has no task, or one without runs; expected [num_runs] for each")
+    table = np.full((len(parts), max(part.size for part in parts)), math.nan)
+    for row, part in zip(table, parts, strict=True):
+        row[: part.size] = part
+    return table[:, np.lexsort(table[::-1])]
+
+
+def _split_statistic(seeds: Array) -> Callable[[Array], Array]:
+    """Returns the probability of improvement of a side over the rest, for [..., seeds] of 0 and 1.
+
+    With s the seeds of the side, the U of a task is s' W (1 - s); multiples of 1/2, so no rounding.
+    """
+    present = ~np.isnan(seeds)
+    wins = np.stack([_wins(task, task) for task in seeds])  # NaN never wins and is never equal
+
+    def of_splits(side: Array) -> Array:
+        rest = 1.0 - side
+        if present.all():
+            num_pairs = side.sum(axis=-1) * rest.sum(axis=-1) * len(seeds)
+            return ((side @ wins.sum(axis=0)) * rest).sum(axis=-1) / num_pairs
+        total, num_tasks = np.zeros(side.shape[:-1]), np.zeros(side.shape[:-1])
+        for here, won in zip(present.astype(np.float64), wins, strict=True):
+            num_pairs = (side @ here) * (rest @ here)
+            total += ((side @ won) * rest).sum(axis=-1) / np.maximum(num_pairs, 1.0)
+            num_tasks += num_pairs > 0
+        return np.where(num_tasks > 0, total / np.maximum(num_tasks, 1.0), 0.5)
+
+    return of_splits
+
+
+def adjusted_p_values(p_values: Sequence[float]) -> list[float]:
+    """Returns p-values for many tests at once, by Benjamini and Hochberg 1995; NaN stays NaN.
+
+    Of those below 0.05 at most 5 % are false on average (scipy.stats.false_discovery_control).
+    """
+    from scipy.stats import false_discovery_control
+
+    found = np.asarray(p_values, dtype=np.float64)
+    defined = ~np.isnan(found)
+    if defined.any():
+        found[defined] = false_discovery_control(found[defined])
+    return [float(p) for p in found]
