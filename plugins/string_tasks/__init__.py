@@ -1,0 +1,31 @@
+"""Tasks on small language models: `reverse`, `sort`, `arithmetic`.
+
+A task makes its own model, teaches it until it is right now and then, and keeps it in the user's
+cache; nothing is downloaded. docs/tasks.md has the recipes and what was measured.
+"""
+
+from __future__ import annotations
+
+import alignzoo as az
+
+
+@az.hookimpl
+def alignzoo_tasks() -> list[az.TaskSpec]:
+    """Returns the records of the tasks."""
+    return [
+        az.TaskSpec(
+            id="reverse",
+            target="alignzoo.plugins.string_tasks.exact:Reverse",
+            summary="letters in reverse, by a small model that begins partly right",
+        ),
+        az.TaskSpec(
+            id="sort",
+            target="alignzoo.plugins.string_tasks.exact:Sort",
+            summary="letters in order, by a small model that begins partly right",
+        ),
+        az.TaskSpec(
+            id="arithmetic",
+            target="alignzoo.plugins.string_tasks.exact:Arithmetic",
+            summary="sums of digits, by a small model that begins partly right",
+        ),
+    ]
