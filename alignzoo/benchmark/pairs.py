@@ -59,17 +59,18 @@ def compare_pairs(
     probabilities = statistics.probabilities_of_improvement(
         [_by_task(sides[key], tasks[key]) for key in asked], resamples=resamples
     )
-    p_values = statistics.permutation_tests([_by_seed(sides[key], tasks[key]) for key in asked])
+    p_values = statistics.adjusted_p_values(
+        statistics.permutation_tests([_by_seed(sides[key], tasks[key]) for key in asked])
+    )
+    same_seeds = {key: _of_same_seeds(sides[key], tasks[key]) for key in asked}
+    with_some = [key for key in asked if same_seeds[key][0]]
+    paired = statistics.probabilities_of_improvement(
+        [same_seeds[key] for key in with_some], paired=True, resamples=resamples
+    )
+    by_key = dict(zip(with_some, paired, strict=True))
     found = {key: Pair(*key, NOTHING, None, math.nan, "not told apart") for key in sides}
-    adjusted = statistics.adjusted_p_values(p_values)
-    for key, probability, p_value in zip(asked, probabilities, adjusted, strict=True):
-        found[key] = Pair(
-            *key,
-            probability,
-            _paired(sides[key], tasks[key], resamples),
-            p_value,
-            _verdict(probability.value, p_value),
-        )
+    for key, chance, p in zip(asked, probabilities, p_values, strict=True):
+        found[key] = Pair(*key, chance, by_key.get(key), p, _verdict(chance.value, p))
     return found
 
 
@@ -79,16 +80,13 @@ def _verdict(probability: float, p_value: float) -> str:
     return "better" if probability > 0.5 else "worse"
 
 
-def _paired(sides: tuple[Runs, Runs], tasks: list[str], resamples: int) -> Estimate | None:
-    x, y = sides
-    seeds = {task: sorted(x[task].keys() & y[task].keys(), key=_place) for task in tasks}
-    first, second = (
-        [[side[task][seed] for seed in seeds[task]] for task in tasks if seeds[task]]
-        for side in sides
-    )
-    if not first:
-        return None
-    return statistics.probability_of_improvement(first, second, paired=True, resamples=resamples)
+def _of_same_seeds(
+    sides: tuple[Runs, Runs], tasks: list[str]
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Returns scores by task of the seeds that both have there; tasks without any are left out."""
+    shared = [(task, list(sides[0][task].keys() & sides[1][task].keys())) for task in tasks]
+    x, y = ([[side[task][s] for s in seeds] for task, seeds in shared if seeds] for side in sides)
+    return x, y
 
 
 def _by_task(

@@ -92,9 +92,11 @@ def split_p_values(
         sizes: of both sides; as observed the first things are on the first.
         statistics: each takes [..., things], 1 on the first side and 0 on the second.
     """
-    from scipy.stats import permutation_test
-
     num_things = sum(sizes)
+    if min(sizes) == 1:  # scipy asks for two; here any one thing may be the one alone
+        splits = np.eye(num_things) if sizes[0] == 1 else 1.0 - np.eye(num_things)[::-1]
+        return [_p_value_of_all(statistic(splits)) for statistic in statistics]
+    from scipy.stats import permutation_test
 
     def of_splits(first: NDArray[Any], second: NDArray[Any], axis: int) -> Array:
         side = np.zeros((*first.shape[:-1], num_things))
@@ -113,3 +115,10 @@ def split_p_values(
         **{generator_argument(permutation_test): np.random.default_rng(0)},
     )
     return [float(p) for p in np.atleast_1d(found.pvalue)]
+
+
+def _p_value_of_all(values: Array) -> float:
+    """Returns the two-sided p-value of the first of all values there can be."""
+    slack = 100 * np.finfo(np.float64).eps * abs(values[0])  # as scipy's
+    sides = np.mean(values <= values[0] + slack), np.mean(values >= values[0] - slack)
+    return float(min(1.0, 2 * min(sides)))

@@ -41,6 +41,7 @@ PAIR_NUMBERS_AT_A_TIME = 5_000_000  # resamples of pairs that are held at once; 
 Array = NDArray[np.float64]
 Scores = Sequence[ArrayLike] | Array
 Statistic = Callable[[Sequence[Array]], Any]
+Matched = list[tuple[Array, Array]]  # runs of x and of y, by task
 
 
 # -- one number of all runs --------------------------------------------------------------------
@@ -163,10 +164,10 @@ def performance_profile(
         return share, np.full_like(share, math.nan), np.full_like(share, math.nan)
 
     def of_resamples(drawn: list[NDArray[np.intp]]) -> Array:
-        counts = zip(map(counts_of, drawn), above, strict=True)
-        return sum((count @ one.astype(np.float64) for count, one in counts), np.float64()).T / (
-            num_runs
-        )
+        total = np.zeros((len(drawn[0]), len(share)))
+        for count, one in zip(map(counts_of, drawn), above, strict=True):
+            total += count @ one.astype(np.float64)
+        return total.T / num_runs
 
     low, high = bootstrap_ends([np.arange(part.size) for part in parts], of_resamples, resamples)
     return share, np.array(low), np.array(high)
@@ -193,106 +194,107 @@ def probability_of_improvement(
     Raises:
         ValueError: they differ in tasks, or where paired in runs; or as `estimate` says.
     """
-    if paired:
-        wins = [_wins(a, b).diagonal() for a, b in _matched(x, y, same_runs=True)]
-        return estimate(wins, mean, resamples=resamples)
-    return probabilities_of_improvement([(x, y)], resamples=resamples)[0]
+    return probabilities_of_improvement([(x, y)], paired=paired, resamples=resamples)[0]
 
 
 def probabilities_of_improvement(
-    pairs: Sequence[tuple[Scores, Scores]], *, resamples: int = RESAMPLES
+    pairs: Sequence[tuple[Scores, Scores]], *, paired: bool = False, resamples: int = RESAMPLES
 ) -> list[Estimate]:
     """Returns what `probability_of_improvement` does of each pair, in less time for many."""
     found: dict[int, Estimate] = {}
-    shapes: dict[tuple[tuple[int, int], ...], list[tuple[int, bool, list[Array]]]] = {}
+    shapes: dict[tuple[tuple[int, int], ...], list[tuple[int, Matched]]] = {}
+    turned = set()
     for i, (x, y) in enumerate(pairs):
-        matched, exchanged = _canonical(_matched(x, y))
-        wins = [_wins(a, b) for a, b in matched]
-        value = float(np.mean([_u_share(a, b) for a, b in matched]))
-        if all(one.size == 1 for one in wins):
-            found[i] = _turned(Estimate(value, math.nan, math.nan), exchanged)
-        elif all((one == one[0, 0]).all() for one in wins):
-            found[i] = _turned(Estimate(value, value, value), exchanged)
-        else:
-            shape = tuple((a.size, b.size) for a, b in matched)
-            shapes.setdefault(shape, []).append((i, exchanged, wins))
-            found[i] = Estimate(value, math.nan, math.nan)
+        matched, against = _matched(x, y, paired=paired), _matched(y, x, paired=paired)
+        if _content(against) < _content(matched):  # so that (x, y) and (y, x) have the same digits
+            matched = against
+            turned.add(i)
+        shapes.setdefault(tuple((a.size, b.size) for a, b in matched), []).append((i, matched))
+    at_a_time = max(1, PAIR_NUMBERS_AT_A_TIME // resamples)
     for shape, group in shapes.items():
-        at_a_time = max(1, PAIR_NUMBERS_AT_A_TIME // resamples)
         for start in range(0, len(group), at_a_time):
             part = group[start : start + at_a_time]
-            low, high = _win_ends(shape, [wins for _, _, wins in part], resamples)
-            for (i, exchanged, _), *ends in zip(part, low, high, strict=True):
-                found[i] = _turned(Estimate(found[i].value, *ends), exchanged)
-    return [found[i] for i in range(len(pairs))]
+            estimates = _win_estimates(shape, [one for _, one in part], paired, resamples)
+            found |= {i: one for (i, _), one in zip(part, estimates, strict=True)}
+    return [found[i].scaled(-1.0, 1.0) if i in turned else found[i] for i in range(len(pairs))]
 
 
-def _win_ends(
-    shape: Sequence[tuple[int, int]], pairs: Sequence[Sequence[Array]], resamples: int
-) -> tuple[list[float], list[float]]:
-    """Returns the ends of the intervals of pairs that have the same numbers of runs.
+def _win_estimates(
+    shape: tuple[tuple[int, int], ...], pairs: Sequence[Matched], paired: bool, resamples: int
+) -> list[Estimate]:
+    """Returns the estimates of pairs that have the same numbers of runs.
 
-    With c and d how often each run of x and of y was drawn, the U of a resample is c' W d.
+    A resample is how often each run was drawn: c of x, d of y. Its U is sum_ij c_i d_j W_ij, where
+    W_ij says whether run i of x beats run j of y; paired, it is sum_s c_s W_ss.
     """
+    # By task [pairs, ...]: every number is a multiple of 1/2, so no sum is rounded.
+    wins = [
+        np.stack([_wins(*pair[t]).diagonal() if paired else _wins(*pair[t]) for pair in pairs])
+        for t in range(len(shape))
+    ]
+    values = _mean_wins(pairs, wins, paired)
+    sizes = [n for n, _ in shape] if paired else [size for both in shape for size in both]
+    if max(sizes) == 1:
+        return [Estimate(value, math.nan, math.nan) for value in values]
 
     def of_resamples(drawn: list[NDArray[np.intp]]) -> Array:
         counts = [counts_of(one) for one in drawn]
-        both = list(zip(counts[::2], counts[1::2], strict=True))
-        return np.stack(
-            [
-                np.mean(
-                    [
-                        ((c @ w) * d).sum(axis=-1) / w.size
-                        for (c, d), w in zip(both, wins, strict=True)
-                    ],
-                    axis=0,
-                )
-                for wins in pairs
-            ]
-        )
+        if not paired:
+            both = zip(counts[::2], counts[1::2], strict=True)
+            counts = [(c[:, :, None] * d[:, None, :]).reshape(len(c), -1) for c, d in both]
+        total = np.zeros((len(pairs), len(counts[0])))
+        for won, count in zip(wins, counts, strict=True):
+            total += won.reshape(len(pairs), -1) @ count.T / won[0].size
+        return total / len(wins)
 
-    runs = [np.arange(size) for sizes in shape for size in sizes]
-    return bootstrap_ends(runs, of_resamples, resamples)
+    low, high = bootstrap_ends([np.arange(size) for size in sizes], of_resamples, resamples)
+    return [Estimate(*ends) for ends in zip(values, low, high, strict=True)]
+
+
+def _mean_wins(pairs: Sequence[Matched], wins: Sequence[Array], paired: bool) -> list[float]:
+    if paired:
+        shares = [won.mean(axis=-1) for won in wins]
+    else:
+        from scipy.stats import mannwhitneyu
+
+        # The method is that of a p-value which is not used; this one takes no time.
+        shares = [
+            mannwhitneyu(
+                np.stack([pair[t][0] for pair in pairs]),
+                np.stack([pair[t][1] for pair in pairs]),
+                axis=-1,
+                method="asymptotic",
+            ).statistic
+            / won[0].size
+            for t, won in enumerate(wins)
+        ]
+    return [float(value) for value in np.mean(shares, axis=0)]
 
 
 def _wins(x: Array, y: Array) -> Array:
     """Returns [runs of x, runs of y]: 1 where x is larger, 1/2 where they are equal, else 0."""
-    return (x[:, None] > y) + (x[:, None] == y) / 2
+    wins: Array = (x[:, None] > y) + (x[:, None] == y) / 2
+    return wins
 
 
-def _u_share(x: Array, y: Array) -> float:
-    from scipy.stats import mannwhitneyu
-
-    # The method is that of a p-value which is not used; this one takes no time.
-    return float(mannwhitneyu(x, y, method="asymptotic").statistic) / (x.size * y.size)
-
-
-def _turned(found: Estimate, exchanged: bool) -> Estimate:
-    return found.scaled(-1.0, 1.0) if exchanged else found
-
-
-def _matched(x: Scores, y: Scores, *, same_runs: bool = False) -> list[tuple[Array, Array]]:
+def _matched(x: Scores, y: Scores, *, paired: bool) -> Matched:
+    """Returns both by task, the tasks and runs in an order that is no matter of how they came."""
     first, second = _checked(x), _checked(y)
     if len(first) != len(second):
         raise ValueError(f"x has {len(first)} tasks and y {len(second)}; expected the same tasks")
-    both = list(zip(first, second, strict=True))
-    for i, (a, b) in enumerate(both):
-        if same_runs and a.size != b.size:
+    both = []
+    for i, (a, b) in enumerate(zip(first, second, strict=True)):
+        if paired and a.size != b.size:
             raise ValueError(
                 f"x has {a.size} runs of task {i} and y {b.size}; expected those of the same seeds"
             )
-    return both
+        order = np.lexsort((b, a)) if paired else None
+        both.append((np.sort(a), np.sort(b)) if order is None else (a[order], b[order]))
+    return sorted(both, key=lambda pair: (pair[0].tolist(), pair[1].tolist()))
 
 
-def _canonical(pairs: list[tuple[Array, Array]]) -> tuple[list[tuple[Array, Array]], bool]:
-    """Returns the tasks and runs in an order that is no matter of how they were given.
-
-    And whether x and y were exchanged for it, so that (x, y) and (y, x) give the same digits.
-    """
-    sides = [sorted(np.sort(pair[side]).tolist() for pair in pairs) for side in (0, 1)]
-    exchanged = sides[0] > sides[1]
-    pairs = [(np.sort(b), np.sort(a)) if exchanged else (np.sort(a), np.sort(b)) for a, b in pairs]
-    return sorted(pairs, key=lambda pair: (pair[0].tolist(), pair[1].tolist())), exchanged
+def _content(matched: Matched) -> list[tuple[list[float], list[float]]]:
+    return [(a.tolist(), b.tolist()) for a, b in matched]
 
 
 def permutation_test(x: Scores, y: Scores) -> float:
@@ -362,14 +364,14 @@ def _split_statistic(seeds: Array) -> Callable[[Array], Array]:
     def of_splits(side: Array) -> Array:
         rest = 1.0 - side
         if present.all():
-            num_pairs = side.sum(axis=-1) * rest.sum(axis=-1) * len(seeds)
-            return ((side @ wins.sum(axis=0)) * rest).sum(axis=-1) / num_pairs
+            whole: Array = ((side @ wins.sum(axis=0)) * rest).sum(axis=-1) / len(seeds)
+            return whole / (side.sum(axis=-1) * rest.sum(axis=-1))
         total, num_tasks = np.zeros(side.shape[:-1]), np.zeros(side.shape[:-1])
         for here, won in zip(present.astype(np.float64), wins, strict=True):
             num_pairs = (side @ here) * (rest @ here)
             total += ((side @ won) * rest).sum(axis=-1) / np.maximum(num_pairs, 1.0)
             num_tasks += num_pairs > 0
-        return np.where(num_tasks > 0, total / np.maximum(num_tasks, 1.0), 0.5)
+        return np.array(np.where(num_tasks > 0, total / np.maximum(num_tasks, 1.0), 0.5))
 
     return of_splits
 
