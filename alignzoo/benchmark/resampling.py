@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 COVERAGE = 0.95
 RESAMPLES = 50_000
@@ -21,6 +21,7 @@ PERMUTATIONS = 20_000
 NUMBERS_AT_A_TIME = 1_000_000  # that a batch holds; results depend on it
 
 Array = NDArray[np.float64]
+Scores = Sequence[ArrayLike] | Array  # of runs, by task
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,31 @@ class Estimate:
 
 
 NOTHING = Estimate(math.nan, math.nan, math.nan)
+
+
+def arrays_of(scores: Scores) -> list[Array]:
+    """Returns the scores of each task as an array of any shape."""
+    return [np.asarray(part, dtype=np.float64) for part in scores]
+
+
+def checked_scores(scores: Scores) -> list[Array]:
+    """Returns the scores as arrays [num_runs], by task.
+
+    Raises:
+        ValueError: no task, a task without runs, or a score that is no finite number.
+    """
+    parts = arrays_of(scores)
+    if not parts:
+        raise ValueError("scores has no task; expected one array of runs for each")
+    for i, part in enumerate(parts):
+        if part.ndim != 1 or not part.size:
+            raise ValueError(
+                f"scores of task {i} have shape {part.shape}; expected [num_runs], at least one "
+                "run; for one task give [runs]"
+            )
+        if not np.isfinite(part).all():
+            raise ValueError(f"scores of task {i} are not all finite; leave out or score such runs")
+    return parts
 
 
 def bootstrap_ends(
