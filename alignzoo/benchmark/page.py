@@ -1,60 +1,81 @@
-"""The report of a benchmark as one HTML page: a table and learning curves for each task."""
+"""The report of a benchmark as one HTML page: findings in words, tables, charts, conditions."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignzoo import report as run_report
 from alignzoo import reward_report
-from alignzoo.benchmark.cells import Plan
-from alignzoo.benchmark.old_summary import Line, ranked, summarise
-from alignzoo.report.curves import Axis, Chart, place, points_text, step_axis, value_axis
-from alignzoo.report.curves import Line as Curve
+from alignzoo.benchmark.bands import UNITS, budget_unit
+from alignzoo.benchmark.charts import (
+    Bars,
+    Look,
+    Multiples,
+    Plot,
+    costs,
+    frontiers,
+    learning_curves,
+    looks,
+    profile,
+    proxies,
+)
+from alignzoo.benchmark.charts import number as number
+from alignzoo.benchmark.page_tables import (
+    Table,
+    aggregate_table,
+    matrix,
+    pair_rows,
+    score_form,
+    task_table,
+)
+from alignzoo.benchmark.plain_words import failures, in_short
+from alignzoo.benchmark.summary import Line, Summary
 from alignzoo.report.metric_names import format_number, format_seconds
 from alignzoo.report.samples import visible
 
 Row = dict[str, Any]
 Pairs = list[tuple[str, str]]
 
-
-class TableRow(NamedTuple):
-    """One algorithm's line of a table, as text; the bar's ends in percent of the task's range."""
-
-    name: str
-    owner: str
-    mean: str
-    interval: str
-    share: str
-    kl: str
-    seconds: str
-    memory: str
-    runs: str
-    bar: tuple[float, float, float] | None
+OF_A_TASK = ("task_revision", "task_distribution", "task_version", "task_options", "settings")
+MAX_VALUES = 3  # of one condition that are named one by one
 
 
 class Section(NamedTuple):
     """One task: what it measures, its table, its charts, and why runs failed."""
 
+    id: str
     name: str
     text: str
-    rows: list[TableRow]
-    charts: list[Chart]
+    table: Table
+    plots: list[Plot]
+    bars: list[Bars]
+    small: Multiples | None
     failures: list[str]
 
 
-def write_page(rows: Sequence[Row], plan: Plan, path: Path) -> None:
-    """Writes the page in one step; it needs no network and no other file."""
+def write_page(summary: Summary, rows: Sequence[Row], path: str | Path) -> Path:
+    """Writes the page in one step and returns its path; it needs no network and no other file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(render(rows, plan), encoding="utf-8", errors="replace", newline="\n")
-    aside.replace(path)
+    try:
+        text = render(summary, rows)
+        aside.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
 
 
-def render(rows: Sequence[Row], plan: Plan) -> str:
-    """Returns the page; everything it shows is escaped, and it loads nothing."""
+def render(summary: Summary, rows: Sequence[Row]) -> str:
+    """Returns the page; everything it shows is escaped, and it loads nothing.
+
+    Args:
+        rows: of runs; those of other tasks or algorithms than the summary's are left out.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     files = (__file__, run_report.__file__, reward_report.__file__)
@@ -65,141 +86,134 @@ def render(rows: Sequence[Row], plan: Plan) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    wanted = {cell.key for cell in plan.cells}
-    mine = [row for row in rows if (row["task"], row["algorithm"], row["seed"]) in wanted]
+    look = looks(summary)
+    mine = [row for row in rows if row["task"] in summary.tasks and row["algorithm"] in look]
+    curve = profile(summary, look) if any(_num_runs(line) > 1 for line in _lines(summary)) else None
     return environment.get_template("bench.html.j2").render(
-        title=visible(f"{len(plan.algorithms)} algorithms on {', '.join(plan.tasks)}"),
-        subtitle=_subtitle(mine, plan),
-        sections=[_section(mine, plan, task) for task in plan.tasks],
-        config=list(_configuration(mine, plan)),
+        title=_title(list(look), list(summary.tasks)),
+        subtitle=list(_subtitle(mine)),
+        words=list(in_short(summary, mine)),
+        sections=[
+            _section(summary, task, mine, look, f"task-{i}") for i, task in enumerate(summary.tasks)
+        ],
+        aggregates=aggregate_table(summary.aggregates) if len(summary.tasks) > 1 else None,
+        profile=curve,
+        matrix=matrix(summary, list(look)) if summary.pairs else None,
+        pairs=pair_rows(summary),
+        config=[*_task_conditions(summary, mine), *_algorithm_options(list(look), mine)],
     )
 
 
-def _subtitle(rows: Sequence[Row], plan: Plan) -> Pairs:
-    one = next((row for row in rows if row["status"] == "ok"), {})
-    seeds = len({cell.seed for cell in plan.cells})
-    versions = one.get("versions", {})
-    parts = [
-        ("seeds", str(seeds)),
-        ("threads a run", str(plan.cells[0].threads)),
-        ("cpu", one.get("cpu", "")),
-        *((name, versions.get(name) or "") for name in ("alignzoo", "torch")),
-        ("all runs took", format_seconds(sum(row.get("seconds", 0.0) for row in rows))),
+def _lines(summary: Summary) -> Iterator[Line]:
+    for lines in summary.tasks.values():
+        yield from lines
+
+
+def _num_runs(line: Line) -> int:
+    return len(line.rows) + line.num_failed
+
+
+def _title(algorithms: list[str], tasks: list[str]) -> str:
+    who = algorithms[0] if len(algorithms) == 1 else f"{len(algorithms)} algorithms"
+    where = ", ".join(tasks) if len(tasks) <= MAX_VALUES else f"{len(tasks)} tasks"
+    return visible(f"{who} on {where}")
+
+
+def _subtitle(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """Yields (word, value) of what was run and where; what the rows do not say is left out."""
+    yield "runs", f"{len(rows):,}"
+    yield "seeds", f"{len({row['seed'] for row in rows}):,}"
+    told: list[tuple[str, Callable[[Row], Any]]] = [
+        ("threads a run", lambda row: row.get("threads")),
+        ("processor", lambda row: row.get("cpu")),
+        ("device", lambda row: row.get("device")),
+        ("python", lambda row: row.get("python")),
+        ("alignzoo", lambda row: (row.get("versions") or {}).get("alignzoo")),
+        ("torch", lambda row: (row.get("versions") or {}).get("torch")),
     ]
-    return [(word, visible(value)) for word, value in parts if value]
+    for word, find in told:
+        values = dict.fromkeys(str(found) for row in rows if (found := find(row)))
+        if values:
+            yield word, visible(_some(list(values)))
+    seconds = sum(row.get("seconds") or 0.0 for row in rows)
+    if seconds > 0:
+        yield "all runs took", format_seconds(seconds)
 
 
-def _section(rows: Sequence[Row], plan: Plan, task: str) -> Section:
+def _some(values: list[str]) -> str:
+    more = len(values) - MAX_VALUES
+    return ", ".join(values[:MAX_VALUES]) + (f" and {more} others" if more > 0 else "")
+
+
+def _section(summary: Summary, task: str, rows: Sequence[Row], look: Look, place: str) -> Section:
+    lines = summary.tasks[task]
     mine = [row for row in rows if row["task"] == task]
-    lines = ranked([summarise(mine, task, id) for id in plan.algorithms])
-    one = mine[0]
-    least, most = one["range"]
-    best = "" if one["optimum"] is None else f", best possible {format_number(one['optimum'])}"
-    text = (
-        f"{one['metric']}, from {format_number(least)} to {format_number(most)}{best}; a budget of "
-        f"{one['budget']['samples']:,} responses a run"
-    )
-    failures = [
-        f"{row['algorithm']}, seed {row['seed']}: {row['error']}"
-        for row in mine
-        if row["status"] != "ok"
-    ]
+    bounds = next((row["range"] for row in mine if row.get("range")), (0.0, 1.0))
+    form, unit = score_form(bounds), budget_unit(mine)
+    matched, threshold = summary.matched_kl[task], summary.threshold[task]
+    overview, small = learning_curves(lines, unit, look, form, f"{place}-all")
+    plots = [overview, frontiers(lines, look, form, matched), proxies(lines, unit, look)]
     return Section(
-        visible(task),
-        visible(text),
-        [_table_row(line, one["range"]) for line in lines],
-        list(_charts(lines, one)),
-        [visible(text) for text in failures],
+        id=place,
+        name=visible(task),
+        text=visible(_about(mine, bounds)),
+        table=task_table(lines, bounds, matched, threshold),
+        plots=[plot for plot in plots if plot is not None],
+        bars=costs(lines),
+        small=small,
+        failures=list(failures(mine)),
     )
 
 
-def _table_row(line: Line, bounds: Sequence[float]) -> TableRow:
-    low, high = bounds
-    has_interval = math.isfinite(line.low)
-    ends = (line.low, line.mean, line.high) if has_interval else (line.mean,) * 3
-    bar = None
-    if math.isfinite(line.mean):
-        a, b, c = (round(100 * (end - low) / (high - low), 2) for end in ends)
-        bar = (a, b, c)
-    failed = f", {line.num_failed} failed" if line.num_failed else ""
-    return TableRow(
-        name=visible(line.algorithm),
-        owner=visible(_owner(line)),
-        mean=number(line.mean, ".4f"),
-        interval=f"{line.low:.4f} to {line.high:.4f}" if has_interval else "",
-        share=number(line.share, ".1%"),
-        kl=number(line.kl, ".2f"),
-        seconds=number(line.seconds, ".1f"),
-        memory=number(line.memory / 2**20, ",.0f"),
-        runs=f"{len(line.rows)}{failed}",
-        bar=bar,
-    )
+def _about(rows: Sequence[Row], bounds: Sequence[float]) -> str:
+    """Returns what a task measures, its range, its optimum and the budget."""
+    one: Mapping[str, Any] = rows[0] if rows else {}
+    parts = [f"{one.get('metric') or 'score'}, from {_short(bounds[0])} to {_short(bounds[1])}"]
+    if one.get("optimum") is not None:
+        parts.append(f"best possible {_short(one['optimum'])}")
+    for unit, amount in (one.get("budget") or {}).items():
+        parts.append(f"a budget of {_short(amount)} {UNITS.get(unit, unit)} a run")
+    return "; ".join(parts)
 
 
-def _owner(line: Line) -> str:
-    if not line.rows:
-        return ""
-    row = line.rows[0]
-    return f"{row['distribution'] or 'local'} {row['version'] or ''}, revision {row['revision']}"
+def _short(value: Any) -> str:
+    return format_number(value) if isinstance(value, int | float) else str(value)
 
 
-def number(value: float, form: str) -> str:
-    """Returns a number as text; "-" where there is none."""
-    return format(value, form) if math.isfinite(value) else "-"
+def _task_conditions(summary: Summary, rows: Sequence[Row]) -> Iterator[tuple[str, Pairs]]:
+    for task in summary.tasks:
+        row = next((row for row in rows if row["task"] == task), {})
+        known = {name: row[name] for name in (*OF_A_TASK, "policy", "budget") if row.get(name)}
+        if known:
+            yield visible(f"task {task}"), list(run_report.flatten(known))
 
 
-def _charts(lines: Sequence[Line], one: Row) -> Iterator[Chart]:
-    """Yields each algorithm's score by samples: every seed faint, their mean, the optimum."""
-    values = [p["score"] for line in lines for row in line.rows for p in row["curve"]]
-    optimum = one["optimum"]
-    x = step_axis(0, one["budget"]["samples"])
-    y = value_axis([*values, *([] if optimum is None else [optimum])])
-    for line in lines:
-        if line.rows:
-            yield _chart(line, optimum, x, y)
+def _algorithm_options(names: Sequence[str], rows: Sequence[Row]) -> Iterator[tuple[str, Pairs]]:
+    """Yields each algorithm's options and who chose them; tasks that agree are told together."""
+    for name in names:
+        tasks: dict[tuple[tuple[str, str], ...], list[str]] = {}
+        first = {row["task"]: row for row in reversed(rows) if row["algorithm"] == name}
+        for task in dict.fromkeys(row["task"] for row in rows):
+            if task in first and (options := tuple(_options(first[task]))):
+                tasks.setdefault(options, []).append(task)
+        for options, where in tasks.items():
+            yield visible(f"{name} on {', '.join(where)}"), list(options)
 
 
-def _chart(line: Line, optimum: float | None, x: Axis, y: Axis) -> Chart:
-    seeds = [[(p["samples"], p["score"]) for p in row["curve"]] for row in line.rows]
-    shared = set.intersection(*({samples for samples, _ in points} for points in seeds))
-    mean = [(at, sum(dict(points)[at] for points in seeds) / len(seeds)) for at in sorted(shared)]
-    drawn = [Curve("raw", "", points_text(place(points, x, y))) for points in seeds]
-    if optimum is not None:
-        drawn.append(
-            Curve("ideal", "", points_text(place([(x.low, optimum), (x.high, optimum)], x, y)))
+def _options(row: Row) -> Iterator[tuple[str, str]]:
+    """Yields an algorithm's options and who chose each, then what its sweep tried."""
+    for name in ("distribution", "version", "revision"):
+        if row.get(name) is not None:
+            yield name, visible(str(row[name]))
+    chosen = row.get("chosen") or {}
+    origins = {"tuned": "tuned", "given": "given", "task": "of the task"}
+    for name, value in (row.get("options") or {}).items():
+        who = next((who for who in origins if name in (chosen.get(who) or {})), None)
+        origin = origins[who] if who else "its default" if chosen else "not told by whom"
+        yield visible(name), visible(f"{value} ({origin})")
+    for tried in (row.get("tuning") or {}).get("tried") or ():
+        options = ", ".join(
+            f"{name}={value}" for name, value in (tried.get("options") or {}).items()
         )
-    drawn.append(Curve("mean", "mean", points_text(place(mean, x, y))))
-    last = format_number(round(line.mean, 4))
-    return Chart(
-        name=visible(line.algorithm),
-        unit="",
-        text="",
-        lines=drawn,
-        x=x,
-        y=y,
-        last=[("training", "mean", last)],
-        summary=f"mean {last} of {len(seeds)} seeds",
-        x_label="responses",
-    )
-
-
-def _configuration(rows: Sequence[Row], plan: Plan) -> Iterator[tuple[str, Pairs]]:
-    """Yields (title, rows of name and value): conditions of tasks, options of algorithms."""
-    for task in plan.tasks:
-        row = next(row for row in rows if row["task"] == task)
-        names = ("task_revision", "task_distribution", "task_version", "task_options", "settings")
-        yield visible(f"task {task}"), list(run_report.flatten({n: row[n] for n in names}))
-    for task in plan.tasks:
-        for id in plan.algorithms:
-            row = next(r for r in rows if (r["task"], r["algorithm"]) == (task, id))
-            yield visible(f"{id} on {task}"), _options(row)
-
-
-def _options(row: Mapping[str, Any]) -> Pairs:
-    """Returns an algorithm's options, and who chose each."""
-    pairs = []
-    for name, value in row["options"].items():
-        given, by_task = (name in row["chosen"][who] for who in ("given", "task"))
-        origin = "given" if given else "of the task" if by_task else "its default"
-        pairs.append((visible(name), visible(f"{value} ({origin})")))
-    return pairs
+        score = tried.get("score")
+        yield visible(f"tried {options}"), "failed" if score is None else _short(score)
