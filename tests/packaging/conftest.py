@@ -106,13 +106,21 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     return folder
 
 
+def is_build_folder(folder: Path) -> bool:
+    """Whether CMake has built this tree there."""
+    cache = folder / "CMakeCache.txt"
+    return cache.exists() and f"CMAKE_HOME_DIRECTORY:INTERNAL={ROOT}\n" in cache.read_text()
+
+
 @pytest.fixture(scope="session")
 def wheel(run: Run, made_once: MadeOnce, pytestconfig: pytest.Config) -> Path:
     """The wheel of this tree, built with the build requirements that are installed here.
 
-    Its build folder lies in pytest's cache, so that only what changed is compiled again.
+    Only what changed is compiled again since the editable install was built, or the last wheel.
     """
-    build = pytestconfig.cache.mkdir("wheel-build")
+    build = Path(sys.prefix) / "build"
+    if not is_build_folder(build):
+        build = pytestconfig.cache.mkdir("wheel-build")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
     def make(folder: Path) -> None:
