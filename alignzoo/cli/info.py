@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from typing import Any
 
 from alignzoo.cli.arguments import Parser
@@ -40,12 +41,17 @@ def run(arguments: list[str]) -> int:
 def find_entry(found: Registry, id: str, kind: Kind | None) -> Entry:
     """Returns the one entry an id names, of whichever kind.
 
+    A task may be called as the reward or algorithm that it is about, which is then meant.
+
     Raises:
         ConfigError: nothing is called so, or more than one thing is.
     """
     if kind is not None:
         return found.find(kind, id)
     kinds = [name for name in KINDS if found.matches(name, id)]
+    if len(kinds) == 2 and kinds[1] == "task":
+        print(f"'{id}' is a task too; --kind task asks for that", file=sys.stderr)
+        return found.find(kinds[0], id)
     if len(kinds) > 1:
         choices = " or ".join(f"--kind {name}" for name in kinds)
         raise ConfigError(f"'{id}' names more than one kind of thing; add {choices}.")
