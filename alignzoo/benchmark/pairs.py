@@ -14,7 +14,7 @@ SIGNIFICANT = 0.05
 OPPOSITE = {"better": "worse", "worse": "better", "not told apart": "not told apart"}
 
 Runs = Mapping[str, Mapping[int | str, float]]  # an algorithm's scores by task and seed
-Key = tuple[str, str]
+Key = tuple[str, ...]  # names of x and y, and what else tells it from others
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Pair:
 def compare_pairs(
     sides: Mapping[Key, tuple[Runs, Runs]], *, resamples: int = RESAMPLES
 ) -> dict[Key, Pair]:
-    """Returns each pair's comparison, by the names of both; p-values are adjusted for all of them.
+    """Returns each pair's comparison, by key; p-values are adjusted for all of them.
 
     A pair without a common task is not told apart, with NaN for its numbers.
     """
@@ -68,9 +68,9 @@ def compare_pairs(
         [same_seeds[key] for key in with_some], paired=True, resamples=resamples
     )
     by_key = dict(zip(with_some, paired, strict=True))
-    found = {key: Pair(*key, NOTHING, None, math.nan, "not told apart") for key in sides}
+    found = {key: Pair(key[0], key[1], NOTHING, None, math.nan, "not told apart") for key in sides}
     for key, chance, p in zip(asked, probabilities, p_values, strict=True):
-        found[key] = Pair(*key, chance, by_key.get(key), p, _verdict(chance.value, p))
+        found[key] = Pair(key[0], key[1], chance, by_key.get(key), p, _verdict(chance.value, p))
     return found
 
 

@@ -167,9 +167,10 @@ def summarise(
         }
         for id in ids
     }
-    pairs = compare_pairs(
+    compared = compare_pairs(
         {(x, y): (runs[x], runs[y]) for x, y in combinations(sorted(ids), 2)}, resamples=resamples
     )
+    pairs = [one for pair in compared.values() for one in (pair, pair.turned())]
     return Summary(
         tasks={
             task: _ranked(
@@ -180,7 +181,7 @@ def summarise(
         matched_kl={task: conditions[task].matched_kl for task in names},
         threshold={task: conditions[task].threshold for task in names},
         aggregates=_aggregates(mine, names, runs, resamples),
-        pairs={**pairs, **{(y, x): pair.turned() for (x, y), pair in pairs.items()}},
+        pairs={(pair.x, pair.y): pair for pair in pairs},
         profile=_profiles(names, runs),
     )
 
