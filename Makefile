@@ -80,7 +80,7 @@ $(INSTALLED): pyproject.toml CMakeLists.txt $(CONSTRAINTS) $(VENV)/.build-requir
 
 # alignzoo is installed by now, so this adds what its extras name and builds nothing.
 $(VENV)/.tools: $(INSTALLED)
-	$(PIP) install --constraint $(CONSTRAINTS) 'alignzoo[check,data,lora,test]'
+	$(PIP) install --constraint $(CONSTRAINTS) 'alignzoo[bench,check,data,lora,test]'
 	touch $@
 
 $(VENV)/.build-requirements: $(VENV)/.created

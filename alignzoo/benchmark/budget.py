@@ -34,7 +34,8 @@ class Budget:
 
     def used(self, line: Mapping[str, Any], before: float) -> float:
         """Returns what a run has used by a line of its metrics, of what it used by the last."""
-        return before + line["seconds"] if self.unit == "seconds" else line[self.unit]
+        here: float = line[self.unit]
+        return before + here if self.unit == "seconds" else here
 
 
 def parse_budget(text: str | None) -> Budget | None:

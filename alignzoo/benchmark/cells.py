@@ -133,7 +133,7 @@ def make_plan(
                 Cell(task_id, id, seed, amount, threads, own, choice.options, choice.record)
                 for seed in seeds
             ]
-            algorithm = make_algorithm(registry, task, mine[0])
+            algorithm = make_algorithm(registry, task, id, own, choice.options)
             _check_can_run(task, task_id, algorithm, id, amount)
             identity = identify(registry, mine[0], task, algorithm)
             identities |= {cell.key: {**identity, "seed": cell.seed} for cell in mine}
@@ -166,13 +166,18 @@ def make_task(registry: Registry, text: str) -> Task:
     return registry.build("task", id, options)  # type: ignore[no-any-return]
 
 
-def make_algorithm(registry: Registry, task: Task, cell: Cell) -> Algorithm:
-    """Returns a cell's algorithm: options as given, then as tuned, as the task's, as its own."""
-    id = cell.algorithm
+def make_algorithm(
+    registry: Registry,
+    task: Task,
+    id: str,
+    given: Mapping[str, Any],
+    tuned: Mapping[str, Any] | None = None,
+) -> Algorithm:
+    """Returns an algorithm with options as given, else as tuned, else the task's, else its own."""
     config_class: type[AlgorithmConfig] = registry.algorithm(id).Config
-    options = {**task.options(id, config_class), **cell.tuned, **cell.given}
-    spelling = {n: f"--sweep {n}" for n in cell.tuned}
-    spelling |= {n: f"--option {id}.{n}" for n in cell.given}
+    options = {**task.options(id, config_class), **(tuned or {}), **given}
+    spelling = {n: f"--sweep {n}" for n in tuned or {}}
+    spelling |= {n: f"--option {id}.{n}" for n in given}
     config = build_config(config_class, options, id, spelling=spelling)
     return registry.build("algorithm", id, dict(config))  # type: ignore[no-any-return]
 

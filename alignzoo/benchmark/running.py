@@ -51,7 +51,7 @@ def failed_row(registry: Registry, cell: Cell, reason: str) -> dict[str, Any]:
 def _describe(registry: Registry, cell: Cell) -> tuple[Task, Algorithm, dict[str, Any]]:
     """Returns a cell's task and algorithm, and what its row says before anything was run."""
     task = make_task(registry, cell.task)
-    algorithm = make_algorithm(registry, task, cell)
+    algorithm = make_algorithm(registry, task, cell.algorithm, cell.given, cell.tuned)
     by_task = task.options(cell.algorithm, type(algorithm).Config)
     row = {
         **identify(registry, cell, task, algorithm),

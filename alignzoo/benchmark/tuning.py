@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from alignzoo.benchmark.cells import Choice, Plan, make_plan
+from alignzoo.benchmark.cells import Choice, Plan
 from alignzoo.benchmark.results import Row
 from alignzoo.errors import ConfigError, did_you_mean
 from alignzoo.plugin_registry import Registry
@@ -100,13 +100,14 @@ def make_trials(
     grid: Grid,
     num_seeds: int,
     given: Mapping[str, Mapping[str, Any]],
-    **conditions: Any,
+    make: Callable[..., Plan],
 ) -> list[Trial]:
     """Returns the trials of a sweep, checked before any work as `make_plan` checks.
 
     Args:
         num_seeds: seeds of each trial, from 1,000,000 on.
-        conditions: `budget` and `threads`, as `make_plan` takes them.
+        given: options by algorithm, which are not tried.
+        make: `make_plan` under the conditions of the benchmark.
     """
     check_grid(registry, grid, algorithms)
     users: dict[tuple[tuple[str, Any], ...], list[str]] = {}
@@ -117,14 +118,11 @@ def make_trials(
     trials = []
     for items, ids in users.items():
         options = dict(items)
-        plan = make_plan(
-            registry,
+        plan = make(
             ids,
             tasks,
             seeds=range(FIRST_SEED, FIRST_SEED + num_seeds),
-            given=given,
             tuned={(task, id): Choice(options) for task in tasks for id in ids},
-            **conditions,
         )
         trials.append(Trial(options, plan))
     return trials

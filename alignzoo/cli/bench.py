@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -61,8 +62,10 @@ class ReportOptions(Config):
     )
     threshold: float | None = Field(
         None,
-        description="score that samples are counted to; default 0.9 of the way from the range's "
-        "low end to the optimum",
+        gt=0,
+        le=1,
+        description="share of the way from the range's low end to the optimum that samples are "
+        "counted to; default 0.9",
     )
 
 
@@ -80,14 +83,12 @@ def run(arguments: list[str]) -> int:
     namespace = parser.parse(arguments)
     given, words = options.read(namespace), list(namespace.algorithms)
     asked = given.build(ReportOptions, "bench")
-    for mode, folder, count, show in (
-        ("report", namespace.report, 1, report),
-        ("compare", namespace.compare, 2, compare),
-    ):
-        if folder is not None:
-            folders = [folder, *words]
-            _check_mode(mode, folders, count, given)
-            return show(*folders, **dict(asked))
+    if namespace.report is not None:
+        _check_mode("report", [namespace.report, *words], 1, given)
+        return report(namespace.report, **dict(asked))
+    if namespace.compare is not None:
+        _check_mode("compare", [namespace.compare, *words], 2, given)
+        return compare(namespace.compare, *words)
     if not words:
         raise ConfigError("give the algorithms first: alignzoo bench ALGO... --task T --out DIR")
     return _run(words, given.build(BenchOptions, "bench"), asked)
@@ -110,20 +111,21 @@ def _run(algorithms: Sequence[str], given: BenchOptions, asked: ReportOptions) -
     from alignzoo.benchmark import Results, make_plan, parse_budget
 
     found = registry()
-    conditions = {
-        "budget": parse_budget(given.budget),
-        "threads": given.threads,
-        "given": parse_options(given.option, algorithms, found),
-    }
-    reported = {"seeds": range(given.seeds), **conditions}
-    plan = make_plan(found, algorithms, given.task, **reported)
+    options = parse_options(given.option, algorithms, found)
+    make = partial(
+        make_plan,
+        found,
+        budget=parse_budget(given.budget),
+        threads=given.threads,
+        given=options,
+    )
+    plan = make(algorithms, given.task, seeds=range(given.seeds))
     results = Results(given.out)
     results.check_place()
-    tuned = None
     if given.sweep:
         results.check_conditions(plan.identities)
-        tuned = _tune(found, algorithms, given, results, conditions)
-        plan = make_plan(found, algorithms, given.task, tuned=tuned, **reported)
+        tuned = _tune(found, algorithms, given, results, options, make)
+        plan = make(algorithms, given.task, seeds=range(given.seeds), tuned=tuned)
     results.open(plan.identities)
     with results.lock():
         _run_cells(found, plan, results, jobs=given.jobs)
@@ -135,15 +137,22 @@ def _tune(
     algorithms: Sequence[str],
     given: BenchOptions,
     results: Results,
-    conditions: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, Any]],
+    make: Callable[..., Plan],
 ) -> dict[tuple[str, str], Choice]:
-    """Returns each algorithm's options on each task, after trying the grid of the sweep."""
+    """Returns each algorithm's options on each task, after trying the grid of the sweep.
+
+    Args:
+        options: given ones by algorithm, which are not tuned.
+        make: `make_plan` under the conditions of the benchmark.
+    """
     from alignzoo.benchmark import Results
     from alignzoo.benchmark.tuning import choose, make_trials, parse_grid
 
     grid = parse_grid(given.sweep)
+    seeds = given.tuning_seeds
     trials = make_trials(
-        found, algorithms, given.task, grid=grid, num_seeds=given.tuning_seeds, **conditions
+        found, algorithms, given.task, grid=grid, num_seeds=seeds, given=options, make=make
     )
     tried = []
     with results.lock():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,34 +14,50 @@ if TYPE_CHECKING:
     from alignzoo.benchmark import Plan
     from alignzoo.benchmark.summary import Estimate, Line, Summary
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
-def report(folder: str, *, plan: Any = None, **options: Any) -> int:
-    """Prints a table for each task, and writes the page."""
-    from alignzoo.benchmark import Results, ranked, summarise, write_page
+def report(
+    folder: str,
+    *,
+    plan: Plan | None = None,
+    kl: float | None = None,
+    threshold: float | None = None,
+) -> int:
+    """Prints a table for each task; writes table.md, report.html and figures beside the rows.
 
-    results = Results(folder)
-    results.check_conditions({})
-    rows = list(results.rows.values())
-    num_failed = 0
-    for task in plan.tasks:
-        lines = [summarise(rows, task, id) for id in plan.algorithms]
-        num_failed += sum(line.num_failed for line in lines)
-        one = next(row for row in rows if row["task"] == task)
-        _print_task(one, ranked(lines))
-    page = results.folder / "report.html"
-    write_page(rows, plan, page)
-    print(f"results: {results.path}")
-    print(f"report:  {page}")
+    Args:
+        plan: the cells to report on; default all that the folder has.
+        kl, threshold: as `summarise` takes them.
+    Returns:
+        1 where a run failed, else 0.
+    """
+    from alignzoo.benchmark import is_failed, load_rows, markdown, summarise, write_page
+
+    place = Path(folder).expanduser()
+    rows = load_rows(place)
+    if plan is None:
+        summary = summarise(rows, kl=kl, threshold=threshold)
+    else:
+        wanted = set(plan.order)
+        rows = [row for row in rows if (row["task"], row["algorithm"], row["seed"]) in wanted]
+        summary = summarise(rows, plan.tasks, plan.algorithms, kl=kl, threshold=threshold)
+    for task, lines in summary.tasks.items():
+        _print_task(next(row for row in rows if row["task"] == task), lines)
+    place = place if place.is_dir() else place.parent
+    (place / "table.md").write_text(markdown(summary), encoding="utf-8")
+    write_page(summary, rows, place / "report.html")
+    print(f"results: {place / 'results.jsonl'}")
+    print(f"report:  {place / 'report.html'}")
+    print(f"table:   {place / 'table.md'}")
+    print(f"figures: {_write_figures(summary, rows, place / 'figures')}")
+    num_failed = sum(is_failed(row) for row in rows)
     if num_failed:
-        _say(f"runs that failed: {num_failed}; the same command makes them again")
+        print(f"runs that failed: {num_failed}; the same command makes them again", file=sys.stderr)
     return int(num_failed > 0)
 
 
-def compare(
-    first: str, second: str, *, kl: float | None = None, threshold: float | None = None
-) -> int:
+def compare(first: str, second: str) -> int:
     """Prints how the results in two folders differ."""
     from alignzoo.benchmark import compare as compare_rows
     from alignzoo.benchmark import load_rows
@@ -61,17 +77,12 @@ def _write_figures(summary: Summary, rows: Sequence[Row], folder: Path) -> str:
     return f"{folder} ({len(write_figures(summary, rows, folder))} files)"
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _print_task(row: Row, lines: Sequence[Line]) -> None:
-    optimum = "" if row.get("optimum") is None else f", optimum {row['optimum']:g}"
+    optimum = "" if row["optimum"] is None else f", optimum {row['optimum']:g}"
     low, high = row["range"]
-    ((unit, amount),) = row["budget"].items() if row.get("budget") else [("", 0)]
-    budget = f"; {amount:,} {unit} a run" if unit else ""
+    budget = "".join(f"; {amount:,} {unit} a run" for unit, amount in row["budget"].items())
     title = f"{row['task']}: {row['metric']}, range {low:g} to {high:g}{optimum}{budget}"
-    heads = ("algorithm", "mean", "95 % interval", "of range", "KL, nats", "seconds", "runs")
+    heads = ("algorithm", "mean", "95 % interval", "of range", "IQM", "KL, nats", "seconds", "runs")
     print_table(title, heads, [_cells(line) for line in lines])
 
 
@@ -79,22 +90,23 @@ def _cells(line: Line) -> tuple[str, ...]:
     failed = f", {line.num_failed} failed" if line.num_failed else ""
     return (
         line.algorithm,
-        number(line.mean, ".4f"),
-        f"{line.low:.4f} to {line.high:.4f}",
-        number(line.share, ".1%"),
-        number(line.kl, ".2f"),
-        number(line.seconds, ".1f"),
+        _number(line.mean.value, ".4f"),
+        _interval(line.mean),
+        _number(line.share.value, ".1%"),
+        _number(line.iqm.value, ".4f"),
+        _number(line.kl, ".2f"),
+        _number(line.seconds, ".1f"),
         f"{len(line.rows)}{failed}",
     )
 
 
-def interval(estimate: Estimate) -> str:
+def _interval(estimate: Estimate) -> str:
     """Returns the ends of an interval; "-" where there is none."""
     if math.isnan(estimate.low):
         return "-"
     return f"{estimate.low:.4f} to {estimate.high:.4f}"
 
 
-def number(value: float, form: str) -> str:
+def _number(value: float, form: str) -> str:
     """Returns a number as text; "-" where there is none."""
     return format(value, form) if math.isfinite(value) else "-"

@@ -1,18 +1,14 @@
-"""What is refused before any work, what results are reused, and what the table says of them."""
+"""What is refused before any work, and what results are reused."""
 
 from __future__ import annotations
 
 import json
-import math
 
-import numpy as np
 import pytest
 from benchmark import bench_cases
 
 import alignzoo as az
-from alignzoo.benchmark import Budget, Results, make_plan, summarise
-from alignzoo.benchmark.old_summary import interval, ranked
-from alignzoo.benchmark.page import render
+from alignzoo.benchmark import Budget, Results, make_plan
 from alignzoo.plugin_registry import select_plugins, selected_plugins
 
 
@@ -156,50 +152,3 @@ def test_rows_are_in_the_order_of_the_plan_however_they_end(tmp_path):
         results.add(row, order)
     lines = results.path.read_text().splitlines()
     assert [json.loads(line)["seed"] for line in lines] == [0, 1]
-
-
-# -- the table ---------------------------------------------------------------------------------
-
-
-def test_the_line_of_an_algorithm_has_mean_interval_and_place_in_the_range():
-    made = plan(seeds=4)
-    rows = [{**row, "range": [-1.0, 1.0]} for row in finished(made, [0.0, 0.2, 0.4, 0.6])]
-    line = summarise(rows, "coin", "plain")
-    assert line.mean == pytest.approx(0.3)
-    assert line.share == pytest.approx(0.65)
-    assert 0.0 < line.low < 0.3 < line.high < 0.6
-    assert (line.num_failed, len(line.rows)) == (0, 4)
-
-
-def test_the_interval_is_that_of_every_possible_resample():
-    # With two seeds a resample's mean is 0, 1/2 or 1 with probability 1/4, 1/2, 1/4.
-    assert interval([0.0, 1.0]) == (0.0, 1.0)
-    scores = [0.1, 0.5, 0.2, 0.9]
-    means = np.mean(np.array(np.meshgrid(*[scores] * 4)).reshape(4, -1), axis=0)
-    assert interval(scores) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.03)
-    assert interval([0.5] * 3) == (0.5, 0.5)
-    assert all(map(math.isnan, interval([0.5])))
-
-
-def test_failed_seeds_are_counted_and_an_algorithm_without_a_score_comes_last():
-    made = plan(["plain", "ppo", "picky"])
-    rows = finished(made, [0.1, 0.3, 0.6, 0.8, 0.5, 0.5])
-    rows[3] = {k: v for k, v in rows[3].items() if k not in ("score", "curve")}
-    rows[4] = {**rows[4], "status": "failed"}
-    rows[3]["status"] = rows[5]["status"] = "failed"
-    lines = ranked([summarise(rows, "coin", id) for id in made.algorithms])
-    assert [line.algorithm for line in lines] == ["ppo", "plain", "picky"]
-    assert [line.num_failed for line in lines] == [1, 0, 2]
-    assert lines[0].mean == pytest.approx(0.6)
-
-
-def test_the_page_shows_every_task_algorithm_and_failure_and_loads_nothing():
-    made = plan(["plain", "ppo"])
-    rows = finished(made)
-    rows[3] |= {"status": "failed", "error": "<b>no</b> judge"}
-    page = render(rows, made)
-    assert "<h2>coin</h2>" in page
-    assert page.count("<figure>") == 2
-    assert "ppo, seed 1: &lt;b&gt;no&lt;/b&gt; judge" in page
-    assert not any(word in page for word in ("http:", "https:", "src=", "<script"))
-    assert "learning_rate" in page
