@@ -1,4 +1,4 @@
-"""Tasks on small language models: `reverse`, `sort`, `arithmetic`.
+"""Tasks on small language models: `reverse`, `sort`, `arithmetic`, `keywords`.
 
 A task makes its own model, teaches it until it is right now and then, and keeps it in the user's
 cache; nothing is downloaded. docs/tasks.md has the recipes and what was measured.
@@ -27,5 +27,10 @@ def alignzoo_tasks() -> list[az.TaskSpec]:
             id="arithmetic",
             target="alignzoo.plugins.string_tasks.exact:Arithmetic",
             summary="sums of digits, by a small model that begins partly right",
+        ),
+        az.TaskSpec(
+            id="keywords",
+            target="alignzoo.plugins.string_tasks.keywords:Keywords",
+            summary="sentences with some words and without others, English or Chinese; any policy",
         ),
     ]

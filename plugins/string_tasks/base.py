@@ -32,7 +32,7 @@ class WarmTask(az.Task):
     num_answers: ClassVar[int] = 4  # sampled to each prompt, for the rows
 
     # Given to every algorithm that has the option; docs/tasks.md says how they were chosen.
-    given: ClassVar[Mapping[str, float]] = {"learning_rate": 1e-3, "kl_coef": 0.0}
+    given: ClassVar[Mapping[str, float]] = {"learning_rate": 3e-4, "kl_coef": 0.0}
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -115,6 +115,16 @@ class WarmTask(az.Task):
             for prompt, answers in zip(self.texts, self.judged, strict=True)
             for text, score in answers
         ]
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """Returns the sampled answers two by two, the better one chosen; without ties."""
+        found = []
+        for prompt, answers in zip(self.texts, self.judged, strict=True):
+            for one, other in zip(answers[::2], answers[1::2], strict=False):
+                worse, better = sorted((one, other), key=lambda pair: pair[1])
+                if worse[1] < better[1]:
+                    found.append({"prompt": prompt, "chosen": better[0], "rejected": worse[0]})
+        return found
 
 
 def _is_writable(text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignzoo.plugins.string_tasks.base import WarmTask
 from alignzoo.plugins.string_tasks.warm_start import Recipe
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 NUM_HELD_OUT, NUM_CHECKS, MAX_PROMPTS = 200, 200, 2400
 MIN_PROMPTS = 1000
-ENOUGH = 0.95  # share of right likeliest answers at which the teacher begins to slip
 SLIP = 0.2  # share of an answer's letters that the teacher draws at random
 
 
@@ -26,6 +25,7 @@ class ExactTask(WarmTask):
 
     metric = "share of held-out prompts answered exactly right"
     num_answers = 2
+    enough: ClassVar[float] = 0.95  # share of right answers at which the teacher begins to slip
 
     @property
     def range(self) -> tuple[float, float]:
@@ -80,7 +80,7 @@ class ExactTask(WarmTask):
             examples=[(text, self.answer(text)) for text in self.texts],
             checks=checks,
             score=self.score,
-            enough=ENOUGH,
+            enough=self.enough,
             slip=SLIP,
             letters=self.letters,
             max_new_tokens=answer + 1,
@@ -190,14 +190,15 @@ class Sort(LettersTask):
 class ArithmeticConfig(az.TaskConfig):
     """Options of `arithmetic`."""
 
-    terms: int = Field(3, ge=3, le=6, description="numbers that are added")
+    terms: int = Field(4, ge=4, le=6, description="numbers that are added")
 
 
 class Arithmetic(ExactTask):
-    """The sum of a few numbers of one digit: 7+0+5= is answered by 12."""
+    """The sum of a few numbers of one digit: 7+0+5+1= is answered by 13."""
 
     Config = ArithmeticConfig
     name = "arithmetic"
+    enough = 0.8
 
     @property
     def num_prompts(self) -> int:

@@ -4,7 +4,7 @@ A Llama of two layers and width 64 with a token per byte, 0.12 million parameter
 teaching is one of AdamW on the mean negative log-likelihood of the answers' tokens in a batch, as
 `sft` does it; it is written out here so that the model stays the same whatever becomes of `sft`.
 
-First it is shown right answers, until its likeliest ones are right. Then, for some more steps, the
+First it is shown right answers, until the ones it samples are right. Then, for some more steps, the
 teacher slips: a share of the letters it writes are drawn at random. So the model knows what is
 right, and says it as often as the teacher does. One that is stopped half way, while it is still
 finding out how, is a worse place to start from: steps that teach this one make that one fall apart.
@@ -45,11 +45,11 @@ class Recipe:
         examples: to learn from, drawn with replacement.
         checks: prompts, not among those held out, that say how right the model is.
         score: gives each prompt's answer its score, by prompts and answers.
-        enough: mean score of the likeliest answers at which the teacher begins to slip.
-        slip: share of the answers' tokens that are drawn from `letters` instead.
-        letters: a text whose tokens a slip may write.
+        enough: mean score of sampled answers at which the teacher begins to slip, or ends.
         max_new_tokens: longest answer, its end included.
         context_length: longest prompt and answer, in tokens.
+        slip: share of the answers' tokens that are drawn from `letters` instead; 0 for no slips.
+        letters: a text whose tokens a slip may write.
         learning_rate, batch_size: of a step.
         max_steps: the teacher begins to slip here at the latest.
         slip_steps: and goes on for so many.
@@ -60,10 +60,10 @@ class Recipe:
     checks: Sequence[str]
     score: Callable[[Sequence[str], Sequence[str]], Sequence[float]]
     enough: float
-    slip: float
-    letters: str
     max_new_tokens: int
     context_length: int
+    slip: float = 0.0
+    letters: str = ""
     learning_rate: float = 2e-3
     batch_size: int = 64
     max_steps: int = 800
@@ -96,19 +96,22 @@ def teach(policy: Policy, recipe: Recipe) -> tuple[int, float]:
         chosen = generator.integers(len(encoded), size=recipe.batch_size)
         _step(policy, optimizer, [encoded[row] for row in chosen], step, recipe.learning_rate)
         if step % CHECK_EVERY == 0:
-            answers = sample(policy, recipe.checks, recipe.max_new_tokens, top_k=1)
-            score = float(np.mean(recipe.score(recipe.checks, answers)))
+            score = _look(policy, recipe)
     if score < recipe.enough / 2:
         raise az.RunError(
             f"the task's model scores {score:.3f} after {step} steps of teaching, and "
             f"{recipe.enough:g} was wanted; give the task options that are easier to learn"
         )
-    for number in range(1, recipe.slip_steps + 1):
+    for number in range(1, recipe.slip_steps + 1 if recipe.slip else 0):
         chosen = generator.integers(len(encoded), size=recipe.batch_size)
         rows = [_slip(*encoded[row], recipe.slip, letters, generator) for row in chosen]
         _step(policy, optimizer, rows, number, recipe.learning_rate)
+    return step, _look(policy, recipe)
+
+
+def _look(policy: Policy, recipe: Recipe) -> float:
     answers = sample(policy, recipe.checks, recipe.max_new_tokens, seed=recipe.seed)
-    return step, float(np.mean(recipe.score(recipe.checks, answers)))
+    return float(np.mean(recipe.score(recipe.checks, answers)))
 
 
 def _optimizer(policy: Policy) -> Any:
@@ -166,9 +169,8 @@ def sample(
     prompts: Sequence[str],
     max_new_tokens: int,
     *,
-    seed: int = 0,
+    seed: int,
     num_samples: int = 1,
-    top_k: int = 0,
 ) -> list[str]:
     """Returns `num_samples` sampled answers to each prompt, those to one prompt side by side."""
     found: list[str] = []
@@ -180,7 +182,6 @@ def sample(
             num_samples=num_samples,
             max_new_tokens=max_new_tokens,
             seed=seed,
-            top_k=top_k,
             row_ids=np.arange(len(part) * num_samples) + start * num_samples,
         )
         found += policy.decode(generation.token_ids)
