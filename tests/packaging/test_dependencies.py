@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 # An extra that adds to what can be run; the others are tools.
-FEATURES = ("data", "lora")
+FEATURES = ("bench", "data", "lora")
 # The kit makes pytest's cases, for tests that pytest collects.
 KIT = ("alignzoo/testing/checks.py", "pytest")
 
