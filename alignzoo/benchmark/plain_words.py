@@ -14,6 +14,7 @@ from alignzoo.report.samples import visible
 
 Row = Mapping[str, Any]
 NAMES_TOLD = 8
+CALLED = ("better", "worse")  # verdicts of pairs that are told apart
 
 
 def in_short(summary: Summary, rows: Sequence[Row]) -> Iterator[str]:
@@ -61,7 +62,7 @@ def _best(summary: Summary) -> Iterator[str]:
             )
         else:
             yield "No algorithm was run on every task, so there is no ranking over all of them."
-    if best is not None and len(_names(summary)) > 1:
+    if best is not None and any(pair.verdict in CALLED for pair in summary.pairs.values()):
         yield from _against_others(summary, best)
 
 
@@ -102,7 +103,7 @@ def _told_apart(summary: Summary) -> Iterator[str]:
     pairs = {frozenset(key): pair.verdict for key, pair in summary.pairs.items()}
     if not pairs:
         return
-    told = sum(verdict in ("better", "worse") for verdict in pairs.values())
+    told = sum(verdict in CALLED for verdict in pairs.values())
     test = "a permutation test of whole seeds, false discoveries held to 5 % over all pairs"
     if told:
         yield f"{told} of the {len(pairs)} pairs of algorithms are told apart by {test}."
@@ -225,10 +226,6 @@ def _sweeps(rows: Sequence[Row]) -> list[str]:
 
 def _all(count: int) -> str:
     return "both" if count == 2 else f"all {count}"
-
-
-def _names(summary: Summary) -> set[str]:
-    return {line.algorithm for lines in summary.tasks.values() for line in lines}
 
 
 def _number(found: Estimate, form: str) -> str:
