@@ -9,7 +9,7 @@ is of the same runs all along.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +45,19 @@ class Band:
     runs: list[Run]
 
 
+def part(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Returns a mapping that a row has; an empty one where it has none, as rows of others may."""
+    found = row.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def budget_unit(rows: Iterable[Row]) -> str:
-    """Returns what a learning curve goes by: the budget's unit, else what its points have."""
+    """Returns what learning curves go by: the budget's unit, else the first that points have."""
     rows = list(rows)
-    for row in rows:
-        for unit in UNITS:
-            if unit in (row.get("budget") or {}):
-                return unit
+    of_budget = [unit for row in rows for unit in UNITS if unit in part(row, "budget")]
     points = [point for row in rows for point in _points(row)]
-    return next((unit for unit in UNITS if any(unit in point for point in points)), "step")
+    units = dict.fromkeys((*of_budget, *UNITS))
+    return next((unit for unit in units if any(unit in point for point in points)), "step")
 
 
 def learning_band(line: Line, unit: str) -> Band | None:

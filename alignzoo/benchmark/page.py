@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from alignzoo import report as run_report
 from alignzoo import reward_report
-from alignzoo.benchmark.bands import UNITS, budget_unit
+from alignzoo.benchmark.bands import UNITS, budget_unit, part
 from alignzoo.benchmark.charts import (
     Bars,
     Look,
@@ -128,8 +128,8 @@ def _subtitle(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
         ("processor", lambda row: row.get("cpu")),
         ("device", lambda row: row.get("device")),
         ("python", lambda row: row.get("python")),
-        ("alignzoo", lambda row: (row.get("versions") or {}).get("alignzoo")),
-        ("torch", lambda row: (row.get("versions") or {}).get("torch")),
+        ("alignzoo", lambda row: part(row, "versions").get("alignzoo")),
+        ("torch", lambda row: part(row, "versions").get("torch")),
     ]
     for word, find in told:
         values = dict.fromkeys(str(found) for row in rows if (found := find(row)))
@@ -171,7 +171,7 @@ def _about(rows: Sequence[Row], bounds: Sequence[float]) -> str:
     parts = [f"{one.get('metric') or 'score'}, from {_short(bounds[0])} to {_short(bounds[1])}"]
     if one.get("optimum") is not None:
         parts.append(f"best possible {_short(one['optimum'])}")
-    for unit, amount in (one.get("budget") or {}).items():
+    for unit, amount in part(one, "budget").items():
         parts.append(f"a budget of {_short(amount)} {UNITS.get(unit, unit)} a run")
     return "; ".join(parts)
 
@@ -205,15 +205,13 @@ def _options(row: Row) -> Iterator[tuple[str, str]]:
     for name in ("distribution", "version", "revision"):
         if row.get(name) is not None:
             yield name, visible(str(row[name]))
-    chosen = row.get("chosen") or {}
+    chosen = part(row, "chosen")
     origins = {"tuned": "tuned", "given": "given", "task": "of the task"}
-    for name, value in (row.get("options") or {}).items():
-        who = next((who for who in origins if name in (chosen.get(who) or {})), None)
+    for name, value in part(row, "options").items():
+        who = next((who for who in origins if name in part(chosen, who)), None)
         origin = origins[who] if who else "its default" if chosen else "not told by whom"
         yield visible(name), visible(f"{value} ({origin})")
-    for tried in (row.get("tuning") or {}).get("tried") or ():
-        options = ", ".join(
-            f"{name}={value}" for name, value in (tried.get("options") or {}).items()
-        )
+    for tried in part(row, "tuning").get("tried") or ():
+        options = ", ".join(f"{name}={value}" for name, value in part(tried, "options").items())
         score = tried.get("score")
         yield visible(f"tried {options}"), "failed" if score is None else _short(score)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from alignzoo.benchmark.bands import part
 from alignzoo.benchmark.charts import number
 from alignzoo.benchmark.summary import Aggregate, Estimate, Line, Pair, Summary
 from alignzoo.report.samples import visible
@@ -65,7 +66,8 @@ def task_table(
     form = score_form(bounds)
 
     def reached(line: Line) -> Cell:
-        if not any(row.get("curve") for row in line.rows):
+        points = (point for row in line.rows for point in row.get("curve") or ())
+        if not any("samples" in point for point in points):
             return Cell("-")
         at = line.samples_to_threshold
         return Cell(
@@ -205,9 +207,9 @@ def _bar(found: Estimate) -> tuple[float, float, float] | None:
 
 def _notes(line: Line) -> list[str]:
     """Returns which options were chosen for the algorithm, and how."""
-    chosen = (line.rows[0].get("chosen") if line.rows else None) or {}
+    chosen = part(line.rows[0], "chosen") if line.rows else {}
     return [
-        visible(f"{who}: " + ", ".join(f"{name}={value}" for name, value in chosen[who].items()))
+        visible(f"{who}: " + ", ".join(f"{name}={value}" for name, value in options.items()))
         for who in ("tuned", "given")
-        if chosen.get(who)
+        if (options := part(chosen, who))
     ]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from alignzoo.benchmark.bands import budget_unit, proxy_path
+from alignzoo.benchmark.bands import budget_unit, part, proxy_path
 from alignzoo.benchmark.page_tables import score_form
 from alignzoo.benchmark.rows import is_failed
 from alignzoo.benchmark.summary import Estimate, Line, Summary
@@ -184,14 +184,14 @@ def _not_run(rows: Sequence[Row]) -> Iterator[str]:
 
 def _options(rows: Sequence[Row]) -> Iterator[str]:
     """Yields how options were chosen, as far as the rows say."""
-    if not any(row.get("chosen") for row in rows):
+    if not any(part(row, "chosen") for row in rows):
         yield "The rows do not say how options were chosen."
         return
     by: dict[str, dict[str, None]] = {"task": {}, "given": {}}
     for row in rows:
-        for name in (row.get("chosen") or {}).get("task") or {}:
+        for name in part(part(row, "chosen"), "task"):
             by["task"][name] = None
-        for name in (row.get("chosen") or {}).get("given") or {}:
+        for name in part(part(row, "chosen"), "given"):
             by["given"][f"{row['algorithm']}.{name}"] = None
     parts = []
     if by["task"]:
@@ -211,8 +211,8 @@ def _sweeps(rows: Sequence[Row]) -> list[str]:
     """Returns each grid that was swept, for how many algorithms, and on how many other seeds."""
     swept: dict[tuple[str, int], dict[str, None]] = {}
     for row in rows:
-        tuning = row.get("tuning") or {}
-        grid = tuning.get("grid") or {}
+        tuning = part(row, "tuning")
+        grid = part(tuning, "grid")
         if grid:
             text = " and ".join(f"{k} in {', '.join(map(str, v))}" for k, v in grid.items())
             key = (visible(text), len(tuning.get("seeds") or ()))

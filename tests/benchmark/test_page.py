@@ -83,8 +83,12 @@ def told(rows):
         [failed(row) for row in made_rows(["ppo", "grpo"])],
         [{**row, "kl": None, "curve": []} for row in made_rows(["ppo", "grpo"])],
         made_rows(["ppo", "grpo"], ["a", "b"])[:9],
+        [
+            {**row, "budget": None, "chosen": "?", "versions": "1", "options": [], "tuning": 1}
+            for row in made_rows(["ppo", "grpo"], num_seeds=1)
+        ],
     ],
-    ids=["one point", "one run", "minimal", "all failed", "no curves", "an algorithm lacks a task"],
+    ids=["one point", "one run", "minimal", "failed", "no curves", "holes", "odd conditions"],
 )
 def test_every_kind_of_rows_makes_a_page_without_nan_or_none(rows):
     text = page_of(rows).text
