@@ -83,7 +83,9 @@ def prepare_tasks(
             error = receiver.recv()
         except EOFError:
             error = "its process died"
-        process.join()
+        finally:
+            process.terminate()
+            process.join()
         if error is not None:
             raise RunError(f"task '{text}' cannot be prepared: {error}")
         yield text, time.perf_counter() - start
