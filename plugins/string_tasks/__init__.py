@@ -1,7 +1,7 @@
-"""Tasks on small language models: `reverse`, `sort`, `arithmetic`, `keywords`.
+"""Tasks on language models: `reverse`, `sort`, `arithmetic`, `keywords`, `preference`, `gsm8k`.
 
-A task makes its own model, teaches it until it is right now and then, and keeps it in the user's
-cache; nothing is downloaded. docs/tasks.md has the recipes and what was measured.
+All but `gsm8k` make their own small model, teach it until it is right now and then, and keep it in
+the user's cache; nothing is downloaded. docs/tasks.md has the recipes and what was measured.
 """
 
 from __future__ import annotations
@@ -32,5 +32,16 @@ def alignzoo_tasks() -> list[az.TaskSpec]:
             id="keywords",
             target="alignzoo.plugins.string_tasks.keywords:Keywords",
             summary="sentences with some words and without others, English or Chinese; any policy",
+        ),
+        az.TaskSpec(
+            id="preference",
+            target="alignzoo.plugins.string_tasks.preference:Preference",
+            summary="a reward fitted to noisy pairs, measured by the truth behind it",
+        ),
+        az.TaskSpec(
+            id="gsm8k",
+            target="alignzoo.plugins.string_tasks.gsm8k:GSM8K",
+            summary="questions of mathematics with a final number, for a policy that is given",
+            paper="arXiv:2110.14168",
         ),
     ]

@@ -26,6 +26,7 @@ class ExactTask(WarmTask):
     metric = "share of held-out prompts answered exactly right"
     num_answers = 2
     enough: ClassVar[float] = 0.95  # share of right answers at which the teacher begins to slip
+    slip_steps: ClassVar[int] = 100
 
     @property
     def range(self) -> tuple[float, float]:
@@ -82,6 +83,7 @@ class ExactTask(WarmTask):
             score=self.score,
             enough=self.enough,
             slip=SLIP,
+            slip_steps=self.slip_steps,
             letters=self.letters,
             max_new_tokens=answer + 1,
             context_length=prompt + answer + 2,

@@ -45,7 +45,7 @@ def read_rows(source: str, name: str) -> list[dict[str, Any]]:
     return [{**row.columns, "prompt": row.prompt} for row in read_prompts(source, name=name)]
 
 
-def hold_out(rows: list[Any], most: int) -> tuple[list[Any], list[Any]]:
+def hold_out(rows: list[Any], most: int, name: str) -> tuple[list[Any], list[Any]]:
     """Returns rows to train on and rows held out: half of them, or `most`, in a fixed random order.
 
     Raises:
@@ -56,7 +56,7 @@ def hold_out(rows: list[Any], most: int) -> tuple[list[Any], list[Any]]:
     different = list({repr(row["prompt"]): row for row in rows}.values())
     if len(different) < 2:
         raise az.ConfigError(
-            f"prompts has {len(different)} different prompts; at least 2 are needed, half of "
+            f"{name} has {len(different)} different prompts; at least 2 are needed, half of "
             "which are held out"
         )
     order = np.random.default_rng(0).permutation(len(different))

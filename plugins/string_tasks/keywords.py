@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NUM_HELD_OUT = 192
 NUM_EXAMPLES = 4096
+CONTEXT_LENGTH = 96  # of the model made here; its own sentences are shorter
 TOKENS_OF_A_GIVEN_POLICY = 32
 ASKED: dict[grammar.Language, dict[str, Any]] = {
     "en": {"include": ["cat", "sea"], "avoid": ["saw", "bit"], "min_words": 6},
@@ -113,15 +114,14 @@ class Keywords(WarmTask):
         generator, found = np.random.default_rng(0), self.grammar
         drawn = generator.choice(self.texts, size=NUM_EXAMPLES)
         examples = [(str(prompt), found.answer(generator)) for prompt in drawn]
-        prompt, answer = (max(len(pair[i].encode()) for pair in examples) for i in (0, 1))
         return warm_start.Recipe(
             examples=examples,
             checks=self.texts,
             score=lambda _, answers: [float(found.is_answer(text)) for text in answers],
             enough=0.8,
             learning_rate=3e-3,
-            max_new_tokens=answer + 1,
-            context_length=prompt + answer + 2,
+            max_new_tokens=1 + max(len(answer.encode()) for _, answer in examples),
+            context_length=CONTEXT_LENGTH,
         )
 
     @property
@@ -133,9 +133,11 @@ class Keywords(WarmTask):
         """Rows to train on and rows held out."""
         config, found = self.config, self.grammar
         if config.prompts is not None:
-            return hold_out(read_rows(config.prompts, "prompts"), NUM_HELD_OUT)
+            return hold_out(read_rows(config.prompts, "prompts"), NUM_HELD_OUT, "prompts")
         form = found.subject if config.policy is None else STORIES[config.language]
-        return hold_out([{"prompt": text} for text in found.subjects(form)], NUM_HELD_OUT)
+        return hold_out(
+            [{"prompt": text} for text in found.subjects(form)], NUM_HELD_OUT, "prompts"
+        )
 
     @property
     def texts(self) -> Sequence[Any]:
