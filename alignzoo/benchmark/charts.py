@@ -211,7 +211,7 @@ def profile(summary: Summary, look: Look) -> Plot | None:
 def costs(lines: Sequence[Line]) -> list[Bars]:
     """Returns seconds and memory of a run, by algorithm; what nobody has is left out."""
     told = (
-        ("time", "seconds of a run, mean", [line.seconds for line in lines], ",.1f"),
+        ("time", "seconds of a run, mean", [line.seconds for line in lines], ",.2f"),
         ("memory", "MiB, the most of any run", [line.memory / 2**20 for line in lines], ",.0f"),
     )
     charts = []

@@ -77,6 +77,7 @@ def write_figures(summary: Summary, rows: Sequence[Row], folder: str | Path) -> 
         for name, figure in _figures(summary, rows):
             caught.clear()
             figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+            figure.set_layout_engine("none")  # the SVG keeps the PNG's
             is_lacking = any("missing from" in str(warning.message) for warning in caught)
             parameters["svg.fonttype"] = "none" if is_lacking else "path"
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})

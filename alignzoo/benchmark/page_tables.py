@@ -59,6 +59,11 @@ def score_form(bounds: Sequence[float]) -> str:
     return f".{max(0, min(8, 4 - math.floor(math.log10(bounds[1] - bounds[0]) + 1e-9)))}f"
 
 
+def seconds_form(seconds: float) -> str:
+    """Returns how a duration in seconds is written: to a hundredth where it is short."""
+    return ",.1f" if seconds >= 10 else ".2f"
+
+
 def task_table(
     lines: Sequence[Line], bounds: Sequence[float], matched: float, threshold: float
 ) -> Table:
@@ -92,7 +97,7 @@ def task_table(
         (("score-KL area", ""), lambda line: _estimate(line.area, ".3f")),
         (("samples", f"to {threshold:.4g}"), reached),
         (("proxy", ""), lambda line: Cell(number(line.proxy, ".4g"))),
-        (("time", "seconds"), lambda line: Cell(number(line.seconds, ",.1f"))),
+        (("time", "seconds"), lambda line: Cell(number(line.seconds, seconds_form(line.seconds)))),
         (("memory", "MiB"), lambda line: Cell(number(line.memory / 2**20, ",.0f"))),
         (("runs", ""), lambda line: _runs(_num_runs(line), line.num_failed)),
     ]
