@@ -269,14 +269,14 @@ def the_evaluation_is_repeatable(subject: TaskSubject) -> None:
 
 def a_run_of_two_updates_works(subject: TaskSubject) -> None:
     """A run of two updates works from each of its sources, twice with the same result."""
-    from alignzoo.benchmark import Cell, run_cell
+    from alignzoo.benchmark import Budget, Cell, run_cell
 
-    ran = 0
+    ran, budget = 0, Budget("samples", 2 * subject.settings.batch_size)
     for source in subject.task.sources:
         id = subject.algorithm(source)
         if id is None:
             continue
-        cell = Cell(_name(subject), id, 0, 2 * subject.settings.batch_size, 1, {})
+        cell = Cell(_name(subject), id, 0, budget, 1, {})
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
             rows = [run_cell(registry(), cell, Path(folder) / name) for name in ("a", "b")]
         for row in rows:
