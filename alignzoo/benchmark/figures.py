@@ -248,7 +248,7 @@ def _draw_matrix(summary: Summary, names: Names) -> Figure:
     for (x, y), pair in shown.items():
         i, j, value = names.index(x), names.index(y), pair.probability.value
         if math.isfinite(value):
-            ink = "white" if shades[i, j, :3] @ (0.3, 0.6, 0.1) < 0.45 else "black"
+            ink = "white" if shades[i, j, :3] @ (0.3, 0.6, 0.1) < 0.52 else "black"
             text = f"{value:.2f}\n{MARKS.get(pair.verdict, '')}".rstrip()
             ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color=ink, linespacing=0.9)
     ax.set_facecolor("#eceef0")
