@@ -22,14 +22,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rounds import describe_machine, ratio_of_pairs
-from trl_side.match import ALGORITHMS, REVISION, NoMatchError, our_options, trl_options
+from rounds import describe_machine
+from trl_side.comparing import check_draws, compare, tables
+from trl_side.match import ALGORITHMS, CHECKED, REVISION, NoMatchError, our_options, trl_options
 
 import alignzoo.benchmark as benchmark
 from alignzoo.errors import AlignzooError
@@ -38,7 +38,6 @@ from alignzoo.run_options import TrainerOptions
 
 HERE = Path(__file__).parent
 SIDE = HERE / "trl_side"
-CHECKED = "_our_draws"  # ends the name of TRL's algorithm where our sampler draws
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning workers take the core from whoever runs
     "CUDA_VISIBLE_DEVICES": "",
@@ -218,171 +217,6 @@ def make_runs(runs: Sequence[Run], results: Any, threads: int) -> None:
             print(f"{name}: {came or 'failed: ' + row['error']}", file=sys.stderr, flush=True)
 
 
-def compare(rows: Sequence[Row], task: str, id: str) -> dict[str, Any]:
-    """Returns how our algorithm and TRL's differ on a task: score, curve, time and memory."""
-    ours, theirs = (
-        {row["seed"]: row for row in rows if (row["task"], row["algorithm"]) == (task, name)}
-        for name in (id, ALGORITHMS[id])
-    )
-    both = [*ours.values(), *theirs.values()]
-    good = [s for s in ours if s in theirs and ours[s]["status"] == theirs[s]["status"] == "ok"]
-    pairs = [(ours[seed], theirs[seed]) for seed in sorted(good)]
-    if len({row["policy"] for pair in pairs for row in pair}) > 1:
-        raise PeerError(f"the runs on {task} began with different policies; give another --out")
-    if not pairs:
-        return {"task": task, "algorithm": id, "seeds": 0, "failed": len(both)}
-    change = benchmark.compare(
-        [row for row in theirs.values() if row["seed"] in good],
-        [row for row in ours.values() if row["seed"] in good],
-    ).changes[0]
-    sides = list(zip(*pairs, strict=True))
-    seconds = [[row["seconds"] for row in side] for side in sides]
-    processor = [[row["processor_seconds"] for row in side] for side in sides]
-    return {
-        "task": task,
-        "algorithm": id,
-        "seeds": len(pairs),
-        "failed": sum(row["status"] != "ok" for row in both),
-        "score": {"alignzoo": _estimate(change.mean_b), "trl": _estimate(change.mean_a)},
-        "difference": _estimate(change.difference),
-        "probability": _estimate(change.pair.probability),
-        "p_value": change.pair.p_value,
-        "verdict": change.pair.verdict,
-        "curve": compare_curves(pairs),
-        "kl": [float(np.mean([row["kl"] for row in side])) for side in sides],
-        "tokens": [float(np.mean([row["tokens"] for row in s])) for s in sides],
-        "seconds": [float(np.median(side)) for side in seconds],
-        "seconds_ratio": ratio_of_pairs(*seconds),
-        "processor_seconds": [float(np.median(side)) for side in processor],
-        "processor_ratio": ratio_of_pairs(*processor),
-        "memory": [_memory(side) for side in sides],
-    }
-
-
-def _estimate(found: Any) -> dict[str, float]:
-    return {"value": found.value, "low": found.low, "high": found.high}
-
-
-def _memory(rows: Sequence[Row]) -> dict[str, float]:
-    """Returns the mean of peaks, and of what a run held beyond its libraries, in bytes."""
-    peaks = np.array([row["peak_memory"] for row in rows], dtype=float)
-    libraries = np.array([row["libraries_memory"] for row in rows], dtype=float)
-    return {"peak": float(peaks.mean()), "beyond_libraries": float((peaks - libraries).mean())}
-
-
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Returns the mean of ours less theirs, with its 95 % interval over pairs of a seed."""
-    from scipy.stats import bootstrap
-
-    gaps = np.asarray(ours) - np.asarray(theirs)
-    value = float(gaps.mean())
-    if len(set(gaps.tolist())) == 1:  # every resample is the same
-        return {"value": value, "low": value, "high": value}
-    found = bootstrap(
-        (gaps,),
-        np.mean,
-        n_resamples=20_000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return {"value": value, "low": float(found.low), "high": float(found.high)}
-
-
-def compare_curves(pairs: Sequence[tuple[Row, Row]]) -> dict[str, Any]:
-    """Returns both mean curves, their difference at each point, and a test of the whole.
-
-    The test exchanges whole seeds between the sides; its statistic is the largest difference of
-    means at any point, so it answers for all points together.
-    """
-    from scipy.stats import permutation_test
-
-    a, b = (
-        np.array([[point["score"] for point in row["curve"]] for row in side])
-        for side in zip(*pairs, strict=True)
-    )  # [seeds, points]
-
-    def largest(x: Any, y: Any) -> float:
-        rows = np.concatenate([a, b])
-        return float(np.abs(rows[x].mean(0) - rows[y].mean(0)).max())
-
-    found = (
-        permutation_test(
-            (np.arange(len(a)), np.arange(len(a), 2 * len(a))),
-            largest,
-            alternative="greater",
-            n_resamples=9_999,
-            rng=np.random.default_rng(0),
-        )
-        if len(a) > 1
-        else None
-    )
-    points = [difference(a[:, i], b[:, i]) for i in range(a.shape[1])]
-    return {
-        "samples": [point["samples"] for point in pairs[0][0]["curve"]],
-        "alignzoo": a.mean(0).tolist(),
-        "trl": b.mean(0).tolist(),
-        "difference": points,
-        "largest": float(np.abs(a.mean(0) - b.mean(0)).max()),
-        "points_within": sum(p["low"] <= 0 <= p["high"] for p in points),
-        "p_value": None if found is None else float(found.pvalue),
-    }
-
-
-def check_draws(rows: Sequence[Row], id: str) -> Iterator[dict[str, Any]]:
-    """Yields, by task and seed, how far TRL's curve with our draws is from ours."""
-    of = {(row["task"], row["algorithm"], row["seed"]): row for row in rows}
-    for (task, name, seed), row in of.items():
-        ours = of.get((task, id, seed))
-        if name == ALGORITHMS[id] + CHECKED and ours and row["status"] == ours["status"] == "ok":
-            gaps = [
-                abs(a["score"] - b["score"])
-                for a, b in zip(ours["curve"], row["curve"], strict=True)
-            ]
-            same = next((i for i, gap in enumerate(gaps) if gap > 1e-9), len(gaps))
-            yield {
-                "task": task,
-                "algorithm": id,
-                "seed": seed,
-                "points": len(gaps),
-                "points_alike": same,
-                "largest": max(gaps),
-                "last": gaps[-1],
-            }
-
-
-def table(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the comparisons as a Markdown table."""
-    heads = "task | ours, theirs | seeds | score | TRL's | difference | P(ours better) | verdict"
-    heads += " | largest gap of curves, p | seconds | TRL's | times as fast | memory, MB | TRL's"
-    lines = [f"| {heads} |", "|" + "---|" * len(heads.split("|"))]
-    for found in (found for found in comparisons if found["seeds"]):
-        curve, ratio = found["curve"], found["seconds_ratio"]
-        p_value = "-" if curve["p_value"] is None else f"{curve['p_value']:.2f}"
-        memory = [
-            f"{m['peak'] / 1e6:.0f} ({m['beyond_libraries'] / 1e6:.0f})" for m in found["memory"]
-        ]
-        cells = [
-            f"`{found['task']}`",
-            f"`{found['algorithm']}`, `{ALGORITHMS[found['algorithm']]}`",
-            str(found["seeds"]),
-            _shown(found["score"]["alignzoo"]),
-            _shown(found["score"]["trl"]),
-            _shown(found["difference"]),
-            _shown(found["probability"], ".2f"),
-            found["verdict"],
-            f"{curve['largest']:.3f}, {p_value}",
-            *(f"{seconds:.1f}" for seconds in found["seconds"]),
-            f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
-            *memory,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _shown(found: Mapping[str, float], form: str = ".3f") -> str:
-    return f"{found['value']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
-
-
 def published(value: Any) -> Any:
     """Returns a value with names of files in the place of their whole paths."""
     if isinstance(value, Mapping):
@@ -431,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [results.rows[key] for key in sorted(run.key for run in runs)]
     comparisons = [compare(rows, task, id) for task in options.task for id in options.algorithms]
     checks = [found for id in options.algorithms for found in check_draws(rows, id)]
-    print(table(comparisons))
+    print(tables(comparisons))
     for check in checks:
         print(
             f"{check['task']} {check['algorithm']} seed {check['seed']}, TRL with our draws: "

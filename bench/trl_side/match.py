@@ -39,6 +39,7 @@ from collections.abc import Mapping
 from typing import Any
 
 ALGORITHMS = {"grpo": "trl_grpo", "rloo": "trl_rloo"}
+CHECKED = "_our_draws"  # ends the name of TRL's algorithm where our sampler draws
 LOSSES = {"token_mean": "dapo", "sequence_mean": "grpo", "sequence_sum_norm": "dr_grpo"}
 REVISION = 1  # of the match; another one makes the rows anew
 

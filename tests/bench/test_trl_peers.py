@@ -103,7 +103,7 @@ def test_trl_is_measured_where_the_benchmark_measures(training: ModuleType) -> N
 
 def test_a_policy_that_is_not_the_same_for_all_is_refused(script: ModuleType) -> None:
     rows = [row(id, seed, policy=id) for id in ("grpo", "trl_grpo") for seed in (0, 1)]
-    with pytest.raises(script.PeerError, match="began with different policies"):
+    with pytest.raises(az.ConfigError, match="began with different policies"):
         script.compare(rows, "reverse", "grpo")
 
 
@@ -116,7 +116,7 @@ def test_a_comparison_has_score_curve_time_and_memory(script: ModuleType) -> Non
     assert found["curve"]["points_within"] == 2
     assert found["seconds_ratio"]["median"] == 2.0
     assert found["memory"][0] == {"peak": 5e6, "beyond_libraries": 2e6}
-    assert "2.00 (2.00 to 2.00)" in script.table([found])
+    assert "2.00 (2.00 to 2.00)" in script.tables([found])
 
 
 def test_what_is_published_has_no_paths(script: ModuleType) -> None:
