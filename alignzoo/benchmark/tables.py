@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from alignzoo.benchmark.comparing import Change, Comparison
 from alignzoo.benchmark.comparing import compare as compare
-from alignzoo.benchmark.pairs import Pair
+from alignzoo.benchmark.pairs import SIGNIFICANT, Pair
 from alignzoo.benchmark.rows import load_rows as load_rows
 from alignzoo.benchmark.statistics import Estimate
 from alignzoo.benchmark.summary import Aggregate, Line, Summary
@@ -37,7 +37,8 @@ def markdown(summary: Summary) -> str:
         if any(math.isnan(found.iqm.value) for found in summary.aggregates):
             parts.append(f'"{NONE}": no run on one of the tasks.')
     if summary.pairs:
-        parts += ["## Who is told apart", "\n".join(_told_apart(summary)), TELLING_APART]
+        parts += ["## Who is told apart", "\n".join(_told_apart(summary)), *_too_few(summary)]
+        parts.append(TELLING_APART)
     return "\n\n".join([*parts, INTERVALS]) + "\n"
 
 
@@ -159,6 +160,20 @@ def _told_apart(summary: Summary) -> Iterator[str]:
             yield f"- **{_cell(x)}** {'; '.join(parts)}."
 
 
+def _too_few(summary: Summary) -> Iterator[str]:
+    """Yields a sentence where there are too few runs for any p-value to be below 0.05."""
+    most = {one.algorithm: 0 for one in summary.aggregates}
+    for line in (line for lines in summary.tasks.values() for line in lines):
+        most[line.algorithm] = max(most[line.algorithm], len(line.rows) + line.num_failed)
+    *_, second, first = sorted(most.values())
+    least = 2 / math.comb(first + second, first)
+    if least >= SIGNIFICANT:
+        yield (
+            f"With {first} against {second} runs a task the least p-value there can be is "
+            f"{min(1.0, least):.2g}, so nobody can be told apart."
+        )
+
+
 def _num_beaten(summary: Summary, id: str) -> int:
     return sum(pair.verdict == "better" for (x, _), pair in summary.pairs.items() if x == id)
 
@@ -178,7 +193,9 @@ def comparison_text(found: Comparison) -> str:
     """Returns the comparison of A and B: a table, a sentence for each change, and conditions."""
     heads = ("task", *(("algorithm",) if found.same_algorithms else ("A's", "B's")))
     heads += ("A", "B", "B less A", "P(B > A)", "p", "B is", "runs of A", "of B")
-    parts = [table(heads, [_change(one, found.same_algorithms) for one in found.changes])]
+    digits = {task: _digits_of(found.changes, task) for task in {c.task for c in found.changes}}
+    rows = [_change(one, found.same_algorithms, digits[one.task]) for one in found.changes]
+    parts = [table(heads, rows)]
     if any(not one.task for one in found.changes):
         parts.append('"all" is of all tasks that both have, of scores as shares of the range.')
     parts.append(_pairing(found.changes))
@@ -191,8 +208,7 @@ def comparison_text(found: Comparison) -> str:
     return "\n\n".join([*parts, TELLING_APART, INTERVALS]) + "\n"
 
 
-def _change(one: Change, same_algorithms: bool) -> list[str]:
-    digits = 4 if not one.task else _digits_of(one)
+def _change(one: Change, same_algorithms: bool, digits: int) -> list[str]:
     names = [one.first] if same_algorithms else [one.first, one.second]
     return [
         _cell(one.task or "all"),
@@ -207,9 +223,10 @@ def _change(one: Change, same_algorithms: bool) -> list[str]:
     ]
 
 
-def _digits_of(one: Change) -> int:
-    size = max(abs(one.mean_a.value), abs(one.mean_b.value), 1e-3)
-    return max(0, min(8, 4 - math.floor(math.log10(size)) - 1 if size >= 1 else 4))
+def _digits_of(changes: Sequence[Change], task: str) -> int:
+    """Returns the decimals of a task's scores: four, or less where the means are above 1."""
+    means = [abs(m.value) for one in changes if one.task == task for m in (one.mean_a, one.mean_b)]
+    return max(0, 4 - math.ceil(math.log10(max(1.0, *means))))
 
 
 def _pairing(changes: Sequence[Change]) -> str:

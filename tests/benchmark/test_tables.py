@@ -107,6 +107,12 @@ def test_who_is_told_apart_is_said_in_sentences_and_each_pair_once():
     assert high == "- **high** is better than low (P = 1.00 [1.00, 1.00], p = 0.003)."
 
 
+def test_too_few_runs_to_tell_anything_apart_are_said():
+    few, enough = ({"a": [0.1] * n, "b": [0.9] * n} for n in (3, 4))
+    assert "3 against 3 runs a task the least p-value there can be is 0.1" in text_of(made(few))
+    assert "the least p-value" not in text_of(made(enough))
+
+
 def test_text_of_others_starts_no_markup():
     text = text_of(made({"a|<b>\n[x]": [0.5]}, metric="m|n"))
     assert cells(text)[1][0] == r"a\|\<b\> \[x\]"
