@@ -10,10 +10,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from peers import peer
 
 import alignzoo as az
 from alignzoo.run_options import TrainerOptions
-from tests.peers import peer
 
 BENCH = Path(__file__).parents[2] / "bench"
 SETTINGS = TrainerOptions(batch_size=16, max_new_tokens=6)
