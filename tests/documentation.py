@@ -8,8 +8,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import warm_start
+
+from alignzoo.cli.fields import options_of
 
 ROOT = Path(__file__).parents[1]
 PAGES, REWARD_PAGES = (
@@ -23,6 +26,15 @@ SMALL = "--steps 2 --batch-size 8 --max-new-tokens 16"
 def blocks(path: Path, language: str) -> list[str]:
     """Returns the code blocks of a page in one language."""
     return [text for name, text in FENCE.findall(path.read_text()) if name == language]
+
+
+def option_table(config: Any) -> str:
+    """Returns the options of a configuration class as a table."""
+    lines = ["| option | type | default | range | what |", "|---|---|---|---|---|"]
+    for option in options_of(config):
+        cells = (f"`{option.flag}`", option.type, option.default_text, option.range, option.doc)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
 
 
 def write_modules(folder: Path, snippets: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alignzoo import Policy
 
 MAX_HELD_OUT = 256
-TEMPLATE = "Question: {question}\nThink step by step, and end with '#### ' and the number.\nAnswer:"
+TEMPLATE = "Question: {question} Think step by step, and end with #### and the number. Answer:"
 
 
 class GSM8KConfig(GivenConfig):

@@ -19,8 +19,8 @@ import alignzoo as az
 if TYPE_CHECKING:
     from alignzoo import Policy
 
-LIKED = ("fox", "sea", "again")
-WORTH = (0.1, 0.5, 1.0, 0.0)  # of a sentence, by how many of them it has: all three are too many
+LIKED = ("dog", "again")
+WORTH = (0.1, 1.0, 0.0)  # of a sentence, by how many of them it has
 
 
 class PreferenceTaskConfig(az.TaskConfig):
@@ -32,9 +32,9 @@ class PreferenceTaskConfig(az.TaskConfig):
 
 
 class Preference(az.Task):
-    """The judge likes to hear of a fox, of the sea, and "again"; all three at once it cannot bear.
+    """The judge likes to hear of a dog and likes to hear "again", and never of a dog again.
 
-    The reward adds up what words are worth, as the words of the pairs have it: for it the three
+    The reward adds up what words are worth, as the words of the pairs have it: for it the two
     together are best.
     """
 

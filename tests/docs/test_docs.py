@@ -16,13 +16,13 @@ from documentation import (
     SMALL,
     blocks,
     commands,
+    option_table,
     run,
     write_modules,
 )
 from fixture_plugins import write_distribution
 
 import alignzoo as az
-from alignzoo.cli.fields import options_of
 
 TABLE = re.compile(r"<!-- options: (\w+) -->\n((?:\|.*(?:\n|$))*)")
 
@@ -85,14 +85,10 @@ def test_plugin_page_reward_learns(tmp_path: Path) -> None:
     assert [line["score"] for line in lines] == pytest.approx([row["rating"] for row in rows])
 
 
-def option_table(id: str) -> str:
-    lines = ["| option | type | default | range | what |", "|---|---|---|---|---|"]
+def table_of(id: str) -> str:
     found = az.registry()
     owner = found.algorithm(id) if found.matches("algorithm", id) else found.reward(id)
-    for option in options_of(owner.Config):
-        cells = (f"`{option.flag}`", option.type, option.default_text, option.range, option.doc)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
+    return option_table(owner.Config)
 
 
 @pytest.mark.parametrize("page", [*PAGES, *REWARD_PAGES], ids=lambda page: page.stem)
@@ -100,15 +96,13 @@ def test_option_table_is_what_the_code_says(page: Path) -> None:
     text = page.read_text()
     if os.environ.get("ALIGNZOO_WRITE_DOCS"):
         page.write_text(
-            TABLE.sub(
-                lambda found: f"<!-- options: {found[1]} -->\n{option_table(found[1])}\n", text
-            )
+            TABLE.sub(lambda found: f"<!-- options: {found[1]} -->\n{table_of(found[1])}\n", text)
         )
         return
     tables = dict(TABLE.findall(text))
     assert tables or page.stem == "report"  # which is no reward's page
     for id, table in tables.items():
-        assert table.strip() == option_table(id), "run with ALIGNZOO_WRITE_DOCS=1 to write it anew"
+        assert table.strip() == table_of(id), "run with ALIGNZOO_WRITE_DOCS=1 to write it anew"
 
 
 def test_every_algorithm_is_in_the_readme_and_has_a_page() -> None:

@@ -261,10 +261,10 @@ def test_keywords_runs_on_a_real_model(data_dir, tmp_path, monkeypatch):
     assert all(0 <= score <= 1 for score in task.score(prompts, answers))
 
 
-def test_the_hidden_judge_likes_two_of_its_words_and_not_all_three():
+def test_the_hidden_judge_likes_each_word_and_not_both():
     task = make("preference")
-    texts = [" saw a cat", " saw a fox", " saw a cat at sea again", " saw a fox at sea again"]
-    assert task.true_reward()([*texts, " fox again", ""]) == [0.1, 0.5, 1.0, 0.0, 0.0, 0.0]
+    texts = [" saw a cat", " saw a dog", " saw a cat at sea again", " saw a dog at sea again"]
+    assert task.true_reward()([*texts, " dog again", ""]) == [0.1, 1.0, 1.0, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.slow
@@ -279,9 +279,9 @@ def test_the_pairs_are_the_judges_but_for_those_turned_round():
 
 
 @pytest.mark.slow
-def test_the_fitted_reward_has_all_three_words_for_the_best():
+def test_the_fitted_reward_has_both_words_for_the_best():
     task = make("preference")
-    texts = [" saw a cat in bed now", " saw a fox at sea now", " saw a fox at sea again"]
+    texts = [" saw a cat at sea now", " saw a dog at sea now", " saw a dog at sea again"]
     scores = task.reward(0).score([""] * 3, texts)
     assert scores == sorted(scores)
 

@@ -1,0 +1,34 @@
+"""The page of tasks: every task is on it, with the options that the code says."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+from documentation import ROOT, option_table
+
+import alignzoo as az
+
+PAGE = ROOT / "docs" / "tasks.md"
+TABLE = re.compile(r"<!-- options: (\w+) -->\n((?:\|.*(?:\n|$))*)")
+IDS = sorted(entry.id for entry in az.registry().tasks if entry.plugin.first_party)
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_a_task_is_on_the_page_with_its_options(id: str) -> None:
+    table = option_table(az.registry().task(id).Config)
+    if os.environ.get("ALIGNZOO_WRITE_DOCS"):
+        text = re.sub(
+            rf"<!-- options: {id} -->\n(?:\|.*\n)*",
+            lambda _: f"<!-- options: {id} -->\n{table}\n",
+            PAGE.read_text(),
+        )
+        PAGE.write_text(text)
+    tables = dict(TABLE.findall(PAGE.read_text()))
+    assert id in tables
+    assert tables[id].strip() == table, "run with ALIGNZOO_WRITE_DOCS=1 to write it anew"
+
+
+def test_the_page_names_no_task_that_is_not_there() -> None:
+    assert sorted(dict(TABLE.findall(PAGE.read_text()))) == IDS
