@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignzoo.plugins.string_tasks import cache, grammar, warm_start
 from alignzoo.plugins.string_tasks.base import WarmTask
@@ -75,6 +75,7 @@ class Keywords(WarmTask):
     metric = "mean keywords score of held-out responses"
     name = "keywords"
     num_answers = 8
+    enough: ClassVar[float] = 0.8  # share of sampled answers that are sentences, then it is taught
     recipe_modules = (grammar.__name__,)
 
     @property
@@ -118,7 +119,7 @@ class Keywords(WarmTask):
             examples=examples,
             checks=self.texts,
             score=lambda _, answers: [float(found.is_answer(text)) for text in answers],
-            enough=0.8,
+            enough=self.enough,
             learning_rate=3e-3,
             max_new_tokens=1 + max(len(answer.encode()) for _, answer in examples),
             context_length=CONTEXT_LENGTH,

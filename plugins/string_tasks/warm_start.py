@@ -166,19 +166,22 @@ def _loss(model: Any, rows: Sequence[Row], padding: int) -> Tensor:
 
 def sample(
     policy: Policy,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     max_new_tokens: int,
     *,
     seed: int,
     num_samples: int = 1,
 ) -> list[str]:
     """Returns `num_samples` sampled answers to each prompt, those to one prompt side by side."""
+    from alignzoo.data import encode_prompts, read_prompts
+
     found: list[str] = []
     size = max(1, SAMPLES_AT_ONCE // num_samples)
     for start in range(0, len(prompts), size):
-        part = [policy.tokenizer.encode(text) for text in prompts[start : start + size]]
+        rows = read_prompts([{"prompt": prompt} for prompt in prompts[start : start + size]])
+        part = encode_prompts(policy.tokenizer, rows)
         generation = policy.generate(
-            part,
+            [prompt.token_ids for prompt in part],
             num_samples=num_samples,
             max_new_tokens=max_new_tokens,
             seed=seed,

@@ -56,11 +56,20 @@ def test_reverse_conforms(check):
     check()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("id", ["sort", "arithmetic", "keywords", "preference"])
-def test_the_others_conform(id):
+CHEAP = ("the_settings_are_the_trainers", "options_suit_every_algorithm", "prompts_are_disjoint")
+
+
+@pytest.mark.parametrize("id", ["sort", "arithmetic", "keywords"])
+def test_the_others_pass_what_needs_no_model(id):
     for case in task_checks(id):
-        case.values[0]()
+        if case.id in CHEAP:
+            case.values[0]()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", task_checks("preference"))
+def test_preference_conforms(check):
+    check()
 
 
 @pytest.mark.parametrize(
