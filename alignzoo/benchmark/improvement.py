@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignzoo.benchmark.resampling import (
-    PERMUTATIONS,
     RESAMPLES,
     Array,
     Estimate,
@@ -21,7 +20,7 @@ from alignzoo.benchmark.resampling import (
     split_p_values,
 )
 
-PAIR_NUMBERS_AT_A_TIME = 5_000_000  # resamples of pairs that are held at once; changes no result
+PAIRS_AT_A_TIME = 50  # bounds the memory; changes no result
 
 Matched = list[tuple[Array, Array]]  # runs of x and of y, by task
 
@@ -60,10 +59,9 @@ def probabilities_of_improvement(
             matched = against
             turned.add(i)
         shapes.setdefault(tuple((a.size, b.size) for a, b in matched), []).append((i, matched))
-    at_a_time = max(1, PAIR_NUMBERS_AT_A_TIME // resamples)
     for shape, group in shapes.items():
-        for start in range(0, len(group), at_a_time):
-            part = group[start : start + at_a_time]
+        for start in range(0, len(group), PAIRS_AT_A_TIME):
+            part = group[start : start + PAIRS_AT_A_TIME]
             estimates = _win_estimates(shape, [one for _, one in part], paired, resamples)
             found |= {i: one for (i, _), one in zip(part, estimates, strict=True)}
     return [found[i].scaled(-1.0, 1.0) if i in turned else found[i] for i in range(len(pairs))]
@@ -89,16 +87,24 @@ def _win_estimates(
 
     def of_resamples(drawn: list[NDArray[np.intp]]) -> Array:
         counts = [counts_of(one) for one in drawn]
-        if not paired:
-            both = zip(counts[::2], counts[1::2], strict=True)
-            counts = [(c[:, :, None] * d[:, None, :]).reshape(len(c), -1) for c, d in both]
         total = np.zeros((len(pairs), len(counts[0])))
-        for won, count in zip(wins, counts, strict=True):
-            total += won.reshape(len(pairs), -1) @ count.T / won[0].size
+        for t, won in enumerate(wins):
+            if paired:
+                total += won @ counts[t].T / won[0].size
+            else:
+                total += _wins_of_counts(won, *counts[2 * t : 2 * t + 2]) / won[0].size
         return total / len(wins)
 
     low, high = bootstrap_ends([np.arange(size) for size in sizes], of_resamples, resamples)
     return [Estimate(*ends) for ends in zip(values, low, high, strict=True)]
+
+
+def _wins_of_counts(wins: Array, first: Array, second: Array) -> Array:
+    """Returns U, [pairs, resamples], of wins [pairs, n, m] and counts [resamples, n] and [., m]."""
+    num_pairs, n, m = wins.shape
+    of_first = first @ wins.transpose(1, 0, 2).reshape(n, num_pairs * m)
+    found: Array = np.einsum("rpm,rm->pr", of_first.reshape(-1, num_pairs, m), second)
+    return found
 
 
 def _mean_wins(pairs: Sequence[Matched], wins: Sequence[Array], paired: bool) -> list[float]:
@@ -209,9 +215,8 @@ def permutation_tests(pairs: Sequence[tuple[Scores, Scores]]) -> list[float]:
         seeds, num_first = _pooled_seeds(x, y)
         shapes.setdefault((num_first, seeds.shape[1] - num_first), []).append((i, seeds))
     for sizes, group in shapes.items():
-        at_a_time = PAIR_NUMBERS_AT_A_TIME // PERMUTATIONS
-        for start in range(0, len(group), at_a_time):
-            part = group[start : start + at_a_time]
+        for start in range(0, len(group), PAIRS_AT_A_TIME):
+            part = group[start : start + PAIRS_AT_A_TIME]
             values = split_p_values(sizes, [_split_statistic(seeds) for _, seeds in part])
             found |= {i: p for (i, _), p in zip(part, values, strict=True)}
     return [found[i] for i in range(len(pairs))]

@@ -28,7 +28,13 @@ TABLE = re.compile(r"<!-- options: (\w+) -->\n((?:\|.*(?:\n|$))*)")
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/plugins/contract.md", "docs/rewards/report.md"]
+    "page",
+    [
+        "README.md",
+        "docs/benchmark-statistics.md",
+        "docs/plugins/contract.md",
+        "docs/rewards/report.md",
+    ],
 )
 def test_python_snippets_run(page: str, tmp_path: Path) -> None:
     scripts = write_modules(tmp_path, blocks(ROOT / page, "python"))
