@@ -1,9 +1,10 @@
-"""Tasks on languages so small that a policy's value is known exactly: `chain`, `tree`, `noisy_max`.
+"""Tasks on languages so small that a policy's value is known exactly.
 
+    bandit     each response is one token, an arm, which pays its mean plus noise
     chain      one response is right; each of its tokens that comes first, in order, pays its share
     tree       each token pays an amount of its own, in each context another
-    noisy_max  responses that begin with 0 pay 0; all others pay a little less, and noise hides it
-               of those that begin with 1 (after Sutton and Barto 2018, example 6.7)
+    noisy_max  responses that begin with 0 pay 0; all others pay less, which noise hides (after
+               Sutton and Barto 2018, example 6.7)
 
 The policy is a table of logits, flat at first. What it is worth, and its KL to the flat policy, are
 sums over all responses: nothing is sampled, and critics that steer are counted in.
@@ -15,7 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -28,8 +29,33 @@ if TYPE_CHECKING:
     from alignzoo import Policy
     from alignzoo.testing import TokenMDP
 
-NUM_DRAWS = 8192  # prompts of noisy_max, which differ in their noise alone
+NUM_DRAWS = 8192  # prompts of tasks with noise, which differ in their noise alone
 NUM_ROWS = 2048  # responses in the rows that algorithms learn from which do not sample
+NUM_CANDIDATES = 8  # responses that people saw of whom a pair has the best and another
+DRAW_TEMPERATURE = 0.125  # those responses are e times as likely for this much of the range
+
+# What every algorithm is given that has such an option. `beta` is small because a policy that may
+# not stray from the initial one has another optimum than the task's; who steers by Q starts with
+# trying everything, because Q of what is never sampled is never learned.
+OPTIONS: Mapping[str, Any] = {
+    "learning_rate": 0.2,
+    "value_learning_rate": 0.2,
+    "kl_coef": 0.0,
+    "beta": 0.02,
+    "explore_temperature": 0.5,
+    "explore_updates": 30,
+}
+# And on noisy_max: estimates follow the noise for as long as everything is tried, a maximum is
+# taken of one value and not of a sum over all steps, and the network that rates it is stale enough
+# to have noise of its own. Afterwards enough is left to learn better.
+MAXIMA: Mapping[str, Any] = {
+    "learning_rate": 0.1,
+    "value_learning_rate": 0.1,
+    "n_step": 1,
+    "target_sync": 20,
+    "explore_temperature": 1.5,
+    "explore_updates": 90,
+}
 
 
 class TokenTask(az.Task):
@@ -37,7 +63,11 @@ class TokenTask(az.Task):
 
     metric = "expected score"
     sources = ("rollouts", "demonstrations", "preferences", "ratings")
-    vocab_size: ClassVar[int] = 3  # the last token ends a response
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are; the last one ends a response."""
+        return 3
 
     @property
     def horizon(self) -> int:
@@ -74,14 +104,17 @@ class TokenTask(az.Task):
         return float(self.scores.max())
 
     @property
+    def samples(self) -> int:
+        return 3200
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         return {"batch_size": 64, "max_new_tokens": self.horizon, "checkpoint_every": 50}
 
     def options(
         self, algorithm_id: str, config_class: type[az.AlgorithmConfig]
     ) -> Mapping[str, Any]:
-        wanted = {"learning_rate": 0.1, "value_learning_rate": 0.1, "kl_coef": 0.0}
-        return {name: wanted[name] for name in wanted if name in config_class.model_fields}
+        return {name: OPTIONS[name] for name in OPTIONS if name in config_class.model_fields}
 
     def policy(self) -> Policy:
         import numpy as np
@@ -102,18 +135,15 @@ class TokenTask(az.Task):
         if source not in self.sources[1:]:
             return super().rows(source, seed)
         generator = np.random.default_rng([seed, zlib.crc32(source.encode())])
-        drawn = self.draw(generator)
-        judged = self.judge(drawn, generator)
-        texts = [self.texts[row] for row in drawn]
         if source == "ratings":
-            rated = zip(texts, judged.tolist(), strict=True)
-            return [{"prompt": "0", "completion": text, "rating": score} for text, score in rated]
-        pairs = []
-        for i in range(0, NUM_ROWS, 2):
-            worse, better = sorted((i, i + 1), key=lambda row: float(judged[row]))
-            if judged[worse] < judged[better] and texts[worse] != texts[better]:
-                pairs.append({"prompt": "0", "chosen": texts[better], "rejected": texts[worse]})
-        return pairs
+            drawn = self.draw(generator, (NUM_ROWS,))
+            return [
+                {"prompt": "0", "completion": self.texts[row], "rating": float(self.scores[row])}
+                for row in drawn
+            ]
+        seen = self.draw(generator, (NUM_ROWS // 2, NUM_CANDIDATES))
+        pairs = [self.compare(candidates, generator) for candidates in seen]
+        return [pair for pair in pairs if pair is not None]
 
     @cached_property
     def texts(self) -> list[str]:
@@ -121,14 +151,24 @@ class TokenTask(az.Task):
         end = self.vocab_size - 1
         return [" ".join(str(t) for t in r if t != end) for r in self.mdp.responses]
 
-    def draw(self, generator: np.random.Generator) -> np.ndarray[Any, Any]:
-        """Returns the numbers of responses that have a text, all as likely, [NUM_ROWS]."""
-        written = [row for row, text in enumerate(self.texts) if text]
-        return generator.choice(written, size=NUM_ROWS)
+    def draw(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """Returns numbers of responses, drawn from a policy that has learned something already."""
+        import numpy as np
 
-    def judge(self, rows: np.ndarray[Any, Any], generator: np.random.Generator) -> Any:
-        """Returns the scores that people give to responses by number, [NUM_ROWS]."""
-        return self.scores[rows]
+        low, high = self.range
+        weights = np.exp((self.scores - high) / (high - low) / DRAW_TEMPERATURE)
+        return generator.choice(len(weights), size=shape, p=weights / weights.sum())
+
+    def compare(
+        self, candidates: np.ndarray[Any, Any], generator: np.random.Generator
+    ) -> dict[str, str] | None:
+        """Returns the best of the candidates beside one that is worse; None where none is."""
+        best = candidates[self.scores[candidates].argmax()]
+        worse = candidates[self.scores[candidates] < self.scores[best]]
+        if not len(worse) or not self.texts[best]:  # nobody prefers an empty text
+            return None
+        rejected = self.texts[int(generator.choice(worse))]
+        return {"prompt": "0", "chosen": self.texts[best], "rejected": rejected}
 
     def log_probs(self, policy: Policy) -> np.ndarray[Any, Any]:
         """Returns the log-probability of each response under a policy, [R], in nats."""
@@ -198,28 +238,76 @@ class Tree(TokenTask):
     def payments(self, mdp: TokenMDP) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        paid = np.random.default_rng(self.config.seed).normal(size=mdp.rewards.shape)
+        paid: np.ndarray[Any, Any] = np.random.default_rng(self.config.seed).normal(
+            size=mdp.rewards.shape
+        )
         totals = [sum(paid[step] for step in mdp.steps(row)) for row in mdp.responses]
         return paid / (max(totals) - min(totals))
+
+
+class BanditConfig(az.TaskConfig):
+    """Options of `bandit`."""
+
+    arms: int = Field(10, ge=2, le=20, description="how many there are to choose from")
+    spread: float = Field(1.0, ge=0, description="standard deviation of what an arm pays")
+    seed: int = Field(0, ge=0, description="which arm pays what")
+
+
+class Bandit(TokenTask):
+    """One token, an arm; each pays its mean plus noise: Sutton and Barto 2018, section 2.3.
+
+    The means are normal with mean 0 and deviation 1. A response without an arm pays as little as
+    the worst arm.
+    """
+
+    Config = BanditConfig
+    horizon = 1
+
+    @property
+    def vocab_size(self) -> int:
+        """The arms and the end token."""
+        return int(self.config.arms) + 1
+
+    def payments(self, mdp: TokenMDP) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        paid = mdp.rewards * 0
+        paid[0, :-1] = np.random.default_rng(self.config.seed).normal(size=self.config.arms)
+        paid[0, -1] = paid[0, :-1].min()
+        return paid
+
+    def prompts(self) -> Sequence[Any]:
+        return numbered_prompts()
+
+    def reward(self, seed: int) -> Callable[..., list[float]]:
+        return noisy_reward(self.mdp, seed, self.config.spread, is_noisy=bool)
+
+    def true_reward(self) -> Callable[..., list[float]]:
+        return self.mdp.score
 
 
 class NoisyMaxConfig(az.TaskConfig):
     """Options of `noisy_max`."""
 
-    loss: float = Field(0.2, gt=0, description="what a response that does not begin with 0 loses")
-    spread: float = Field(1.0, ge=0, description="standard deviation of the noise, in score units")
+    loss: float = Field(1.0, gt=0, description="what a response that does not begin with 0 loses")
+    spread: float = Field(3.0, ge=0, description="standard deviation of the noise, in score units")
 
 
 class NoisyMax(TokenTask):
-    """Responses of two tokens, of which the first should be 0; what follows a 1 is noisy.
+    """Responses of two tokens, of which the first should be 0; all others are noisy.
 
     The largest of several noisy estimates is above the largest value (van Hasselt 2010): who learns
-    from maxima, or imitates the best of several, prefers the 1 until it has seen enough of it.
+    from maxima prefers another first token until it has seen enough of it, and who imitates the
+    best of several responses prefers it for ever.
     """
 
     Config = NoisyMaxConfig
     vocab_size = 5
     horizon = 2
+
+    @property
+    def samples(self) -> int:
+        return 9600
 
     def payments(self, mdp: TokenMDP) -> np.ndarray[Any, Any]:
         paid = mdp.rewards * 0
@@ -229,54 +317,70 @@ class NoisyMax(TokenTask):
     def options(
         self, algorithm_id: str, config_class: type[az.AlgorithmConfig]
     ) -> Mapping[str, Any]:
-        given = dict(super().options(algorithm_id, config_class))
-        if "n_step" in config_class.model_fields:
-            given["n_step"] = 1  # with a sum over all steps there is no maximum to take
-        return given
+        given = {**super().options(algorithm_id, config_class)}
+        return {**given, **{n: MAXIMA[n] for n in MAXIMA if n in config_class.model_fields}}
 
     def prompts(self) -> Sequence[Any]:
-        return [{"prompt": "0", "draw": number} for number in range(NUM_DRAWS)]
+        return numbered_prompts()
 
     def reward(self, seed: int) -> Callable[..., list[float]]:
-        import numpy as np
-
-        def noisy_score(completions: Sequence[str], draw: Sequence[int]) -> list[float]:
-            """The n-th time that a call has a response to a draw, it has the noise of that n."""
-            times: Counter[tuple[int, str]] = Counter()
-            scores = self.mdp.score(completions)
-            for row, key in enumerate(zip(draw, completions, strict=True)):
-                if key[1].startswith("1"):
-                    numbers = [seed, key[0], times[key], zlib.crc32(key[1].encode())]
-                    scores[row] += np.random.default_rng(numbers).normal(scale=self.config.spread)
-                times[key] += 1
-            return scores
-
-        return noisy_score
+        return noisy_reward(
+            self.mdp, seed, self.config.spread, is_noisy=lambda text: text[:1] != "0"
+        )
 
     def true_reward(self) -> Callable[..., list[float]]:
         return self.mdp.score
 
-    def judge(self, rows: np.ndarray[Any, Any], generator: np.random.Generator) -> Any:
-        noise = generator.normal(scale=self.config.spread, size=len(rows))
-        return self.scores[rows] + noise * [self.texts[row].startswith("1") for row in rows]
+
+def numbered_prompts() -> list[dict[str, Any]]:
+    """Returns the one prompt under many numbers, by which its noise is drawn."""
+    return [{"prompt": "0", "draw": number} for number in range(NUM_DRAWS)]
+
+
+def noisy_reward(
+    mdp: TokenMDP, seed: int, spread: float, *, is_noisy: Callable[[str], bool]
+) -> Callable[..., list[float]]:
+    """Returns the score plus normal noise, which follows from seed, draw and response alone."""
+    import numpy as np
+
+    def noisy_score(completions: Sequence[str], draw: Sequence[int]) -> list[float]:
+        """The n-th time that a call has a response to a draw, it has the noise of that n."""
+        times: Counter[tuple[int, str]] = Counter()
+        scores = mdp.score(completions)
+        for row, key in enumerate(zip(draw, completions, strict=True)):
+            if is_noisy(key[1]):
+                numbers = [seed, key[0], times[key], zlib.crc32(key[1].encode())]
+                scores[row] += np.random.default_rng(numbers).normal(scale=spread)
+            times[key] += 1
+        return scores
+
+    return noisy_score
 
 
 @az.hookimpl
 def alignzoo_tasks() -> list[az.TaskSpec]:
     return [
         az.TaskSpec(
+            id="bandit",
+            target="alignzoo.plugins.token_tasks:Bandit",
+            summary="arms that pay a mean plus noise; exact, optimum known",
+        ),
+        az.TaskSpec(
             id="chain",
             target="alignzoo.plugins.token_tasks:Chain",
             summary="one right response, paid token by token; exact, optimum 1",
+            revision=2,
         ),
         az.TaskSpec(
             id="tree",
             target="alignzoo.plugins.token_tasks:Tree",
             summary="each token pays another amount in each context; exact, optimum known",
+            revision=2,
         ),
         az.TaskSpec(
             id="noisy_max",
             target="alignzoo.plugins.token_tasks:NoisyMax",
             summary="noise makes the worse responses look better; exact, optimum 0",
+            revision=2,
         ),
     ]
