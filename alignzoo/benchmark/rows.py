@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -113,27 +114,50 @@ def _checked(given: Any, where: str) -> Row:
     for name in ("task", "algorithm"):
         if not isinstance(row[name], str) or not row[name]:
             raise DataError(f"{where}: '{name}' is {_shown(row[name])}; expected a text")
-    if isinstance(row["seed"], bool) or not isinstance(row["seed"], (int, str)):
+    if isinstance(row["seed"], bool) or not isinstance(row["seed"], (Integral, str)):
         raise DataError(f"{where}: 'seed' is {_shown(row['seed'])}; expected a whole number")
     if row["status"] == "ok" and "score" not in row:
         raise DataError(f"{where} has no 'score'; a row needs {_listed((*NEEDED, 'score'))}")
     for name in ("score", "optimum", "kl", "proxy", "samples", "seconds", "peak_memory"):
         _check_number(row.get(name), name, where)
+    _check_details(row, where)
     row["range"] = _checked_range(row["range"], where)
     row["curve"] = _checked_curve(row["curve"], where)
     return row
 
 
+def _check_details(row: Row, where: str) -> None:
+    """Checks what statistics do not need, and tables show."""
+    for name in ("status", "metric", "budget"):
+        row[name] = DEFAULTS[name] if row[name] is None else row[name]
+    for name in ("budget", "chosen", "tuning"):
+        _check_mapping(row.get(name), name, where)
+    for who, names in (row.get("chosen") or {}).items():
+        _check_mapping(names, f"chosen' by '{who}", where)
+    for amount in row["budget"].values():
+        _check_number(amount, "budget", where)
+
+
 def _check_number(value: Any, name: str, where: str) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+    if value is not None and not _is_number(value):
         raise DataError(f"{where}: '{name}' is {_shown(value)}; expected a number")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Integral):
+        return not isinstance(value, bool) and abs(value) < 2**1000  # JSON's may exceed any float
+    return isinstance(value, Real)
+
+
+def _check_mapping(value: Any, name: str, where: str) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        raise DataError(f"{where}: '{name}' is {_shown(value)}; expected an object")
 
 
 def _checked_range(value: Any, where: str) -> list[float]:
     ends = value if isinstance(value, (list, tuple)) else []
-    if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends) or not (
-        len(ends) == 2 and ends[0] < ends[1]
-    ):
+    known = len(ends) == 2 and all(_is_number(end) and math.isfinite(end) for end in ends)
+    if not known or not ends[0] < ends[1]:
         raise DataError(
             f"{where}: 'range' is {_shown(value)}; expected the least and the largest score, such "
             "as [0, 1]"

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -148,11 +147,9 @@ def summarise(
     checked = check_rows((f"row {i}", row) for i, row in enumerate(rows, start=1))
     names = list(tasks or dict.fromkeys(row["task"] for row in checked))
     ids = list(algorithms or sorted({row["algorithm"] for row in checked}))
-    mine = {
-        (task, id): [r for r in checked if (r["task"], r["algorithm"]) == (task, id)]
-        for task in names
-        for id in ids
-    }
+    mine: dict[tuple[str, str], list[Row]] = {(task, id): [] for task in names for id in ids}
+    for row in checked:
+        mine.get((row["task"], row["algorithm"]), []).append(row)
     conditions = {
         task: _conditions(
             {id: mine[task, id] for id in ids},
@@ -217,8 +214,13 @@ def _line(rows: Sequence[Row], task: _Conditions, resamples: int) -> Line:
     raw = [task.low] * num_failed + [float(row["score"]) for row in good]
     width = task.high - task.low
     target = 1.0 if task.optimum is None else (task.optimum - task.low) / width
-    gap = partial(statistics.optimality_gap, target=target)
-    mean, iqm = statistics.estimates([raw], [statistics.mean, statistics.iqm], resamples=resamples)
+
+    def gap_of(parts: Sequence[Array]) -> Any:
+        return statistics.optimality_gap([(p - task.low) / width for p in parts], target)
+
+    mean, iqm, gap = statistics.estimates(
+        [raw], [statistics.mean, statistics.iqm, gap_of], resamples=resamples
+    )
     at_kl = [statistics.score_at_kl(*_kl_curve(row), task.matched_kl) for row in good]
     areas = [_area(row, task) for row in good]
     waits = [_wait(row, task.threshold) for row in good]
@@ -232,7 +234,7 @@ def _line(rows: Sequence[Row], task: _Conditions, resamples: int) -> Line:
         iqm=iqm,
         median=float(np.median(raw)),
         share=mean.scaled(1 / width, -task.low / width),
-        gap=statistics.estimate([(np.array(raw) - task.low) / width], gap, resamples=resamples),
+        gap=gap,
         kl=_mean(map(_final_kl, good)),
         score_at_kl=_mean_of_known(at_kl, task.low, num_failed, resamples),
         area=_mean_of_known(areas, 0.0, num_failed, resamples),

@@ -254,6 +254,9 @@ ROW = {"task": "t", "algorithm": "a", "seed": 0, "score": 0.5}
         ([json.dumps({k: v for k, v in ROW.items() if k != "score"})], "line 1 has no 'score'"),
         ([json.dumps({**ROW, "score": "high"})], "'score' is 'high'; expected a number"),
         ([json.dumps({**ROW, "range": [1, 0]})], r"'range' is \[1, 0\]"),
+        ([json.dumps({**ROW, "range": [0, 10**400]})], r"'range' is \[0, 1000"),
+        ([json.dumps({**ROW, "budget": 64})], "'budget' is 64; expected an object"),
+        ([json.dumps({**ROW, "chosen": {"task": 1}})], "'chosen' by 'task' is 1"),
         ([json.dumps({**ROW, "curve": [1]})], "'curve' is .*expected a list of points"),
         ([json.dumps(ROW)] * 2, "line 2: task 't', algorithm 'a', seed 0 is in .*line 1"),
         (
@@ -262,7 +265,21 @@ ROW = {"task": "t", "algorithm": "a", "seed": 0, "score": 0.5}
         ),
         ([], "has no rows"),
     ],
-    ids=["json", "list", "id", "score", "text", "range", "curve", "twice", "scales", "empty"],
+    ids=[
+        "json",
+        "list",
+        "id",
+        "score",
+        "text",
+        "range",
+        "huge",
+        "budget",
+        "chosen",
+        "curve",
+        "twice",
+        "scales",
+        "empty",
+    ],
 )
 def test_a_file_that_is_no_result_is_refused_by_line(tmp_path, lines, message):
     (tmp_path / "results.jsonl").write_text("\n".join(lines))
