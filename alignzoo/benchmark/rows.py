@@ -144,9 +144,9 @@ def _check_number(value: Any, name: str, where: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, Integral):
-        return not isinstance(value, bool) and abs(value) < 2**1000  # JSON's may exceed any float
-    return isinstance(value, Real)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return not isinstance(value, int) or abs(value) < 2**1000  # JSON's may exceed any float
 
 
 def _check_mapping(value: Any, name: str, where: str) -> None:
