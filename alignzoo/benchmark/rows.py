@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from alignzoo.errors import DataError
 
@@ -114,7 +115,7 @@ def _checked(given: Any, where: str) -> Row:
     for name in ("task", "algorithm"):
         if not isinstance(row[name], str) or not row[name]:
             raise DataError(f"{where}: '{name}' is {_shown(row[name])}; expected a text")
-    if isinstance(row["seed"], bool) or not isinstance(row["seed"], (Integral, str)):
+    if isinstance(row["seed"], bool) or not isinstance(row["seed"], (int, np.integer, str)):
         raise DataError(f"{where}: 'seed' is {_shown(row['seed'])}; expected a whole number")
     if row["status"] == "ok" and "score" not in row:
         raise DataError(f"{where} has no 'score'; a row needs {_listed((*NEEDED, 'score'))}")
@@ -144,9 +145,9 @@ def _check_number(value: Any, name: str, where: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return False
-    return not isinstance(value, int) or abs(value) < 2**1000  # JSON's may exceed any float
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < 2**1000  # JSON's may be larger than any float
+    return isinstance(value, (float, np.floating, np.integer))
 
 
 def _check_mapping(value: Any, name: str, where: str) -> None:
