@@ -30,5 +30,17 @@ def test_a_task_is_on_the_page_with_its_options(id: str) -> None:
     assert tables[id].strip() == table, "run with ALIGNZOO_WRITE_DOCS=1 to write it anew"
 
 
+@pytest.mark.parametrize("id", [id for id in IDS if id != "gsm8k"])  # which needs options
+def test_the_page_gives_a_task_s_range_optimum_and_budget(id: str) -> None:
+    (line,) = re.findall(rf"^\| \[`{id}`\].*$", PAGE.read_text(), re.M)
+    metric_range, optimum, budget = (line.split(" | ")[i].rpartition(": ")[2] for i in (2, 3, 5))
+    task = az.registry().build("task", id, {})
+    assert tuple(float(end) for end in metric_range.split(" to ")) == pytest.approx(
+        task.range, abs=0.005
+    )
+    assert float(optimum) == pytest.approx(task.optimum, abs=0.005)
+    assert int(budget.rstrip(" |").replace(",", "")) == task.samples
+
+
 def test_the_page_names_no_task_that_is_not_there() -> None:
     assert sorted(dict(TABLE.findall(PAGE.read_text()))) == IDS
