@@ -80,6 +80,10 @@ class GSM8K(az.Task):
     ) -> Mapping[str, Any]:
         return {"learning_rate": self.config.learning_rate}
 
+    def prepare(self) -> None:
+        """Reads the data and loads the policy, so that what is wrong is said before any run."""
+        _ = self.split, self.policy()
+
     def policy(self) -> Policy:
         return load_policy(self.config)
 

@@ -165,8 +165,11 @@ class Keywords(WarmTask):
         return [float(number) for number in self.reward(0).score(prompts, answers)]
 
     def prepare(self) -> None:
+        """Makes the model; of one that is given only says whether it and the prompts are there."""
         if self.config.policy is None:
             super().prepare()
+        else:
+            _ = self.split, self.policy()
 
     def policy(self) -> Policy:
         return super().policy() if self.config.policy is None else load_policy(self.config)
