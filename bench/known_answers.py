@@ -131,11 +131,16 @@ def double_q(double: dict[str, Any], single: dict[str, Any]) -> dict[str, Any]:
         report[name] = {
             "ddqn": round(sum(x[0]) / NUM_CURVES, 4),
             "dqn": round(sum(y[0]) / NUM_CURVES, 4),
-            "difference": [round(float(v), 4) for v in difference],
-            "probability": [round(float(v), 4) for v in better],
+            "difference": rounded(difference),
+            "probability": rounded(better),
             "p_value": round(statistics.permutation_test(x, y), 4),
         }
     return report
+
+
+def rounded(estimate: statistics.Estimate) -> list[float]:
+    """Returns a number and the ends of its interval."""
+    return [round(v, 4) for v in (estimate.value, estimate.low, estimate.high)]
 
 
 def write(found: dict[str, Any], path: Path) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NUM_DRAWS = 8192  # prompts of tasks with noise, which differ in their noise alone
 NUM_ROWS = 2048  # responses in the rows that algorithms learn from which do not sample
-NUM_CANDIDATES = 8  # responses that people saw of whom a pair has the best and another
+NUM_CANDIDATES = 8  # responses of which a pair has the best, beside one that is worse
 DRAW_TEMPERATURE = 0.125  # those responses are e times as likely for this much of the range
 
 # What every algorithm is given that has such an option. `beta` is small because a policy that may
@@ -142,8 +142,13 @@ class TokenTask(az.Task):
                 for row in drawn
             ]
         seen = self.draw(generator, (NUM_ROWS // 2, NUM_CANDIDATES))
-        pairs = [self.compare(candidates, generator) for candidates in seen]
-        return [pair for pair in pairs if pair is not None]
+        best = seen[np.arange(len(seen)), self.scores[seen].argmax(axis=1)]
+        pairs = [(self.texts[row], self.draw_worse(generator, row)) for row in best]
+        return [
+            {"prompt": "0", "chosen": chosen, "rejected": self.texts[rejected]}
+            for chosen, rejected in pairs
+            if chosen and rejected is not None  # nobody prefers an empty text
+        ]
 
     @cached_property
     def texts(self) -> list[str]:
@@ -151,24 +156,27 @@ class TokenTask(az.Task):
         end = self.vocab_size - 1
         return [" ".join(str(t) for t in r if t != end) for r in self.mdp.responses]
 
-    def draw(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        """Returns numbers of responses, drawn from a policy that has learned something already."""
+    @cached_property
+    def weights(self) -> np.ndarray[Any, Any]:
+        """How likely each response is in rows: of a policy that has learned something, [R]."""
         import numpy as np
 
         low, high = self.range
-        weights = np.exp((self.scores - high) / (high - low) / DRAW_TEMPERATURE)
-        return generator.choice(len(weights), size=shape, p=weights / weights.sum())
+        weights: np.ndarray[Any, Any] = np.exp(
+            (self.scores - high) / (high - low) / DRAW_TEMPERATURE
+        )
+        return weights / weights.sum()
 
-    def compare(
-        self, candidates: np.ndarray[Any, Any], generator: np.random.Generator
-    ) -> dict[str, str] | None:
-        """Returns the best of the candidates beside one that is worse; None where none is."""
-        best = candidates[self.scores[candidates].argmax()]
-        worse = candidates[self.scores[candidates] < self.scores[best]]
-        if not len(worse) or not self.texts[best]:  # nobody prefers an empty text
+    def draw(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
+        """Returns numbers of responses, of that shape."""
+        return generator.choice(len(self.weights), size=shape, p=self.weights)
+
+    def draw_worse(self, generator: np.random.Generator, row: int) -> int | None:
+        """Returns the number of a response that is worse than another; None where none is."""
+        left = self.weights * (self.scores < self.scores[row])
+        if not left.any():
             return None
-        rejected = self.texts[int(generator.choice(worse))]
-        return {"prompt": "0", "chosen": self.texts[best], "rejected": rejected}
+        return int(generator.choice(len(left), p=left / left.sum()))
 
     def log_probs(self, policy: Policy) -> np.ndarray[Any, Any]:
         """Returns the log-probability of each response under a policy, [R], in nats."""
