@@ -160,8 +160,8 @@ TOOK += ("processor seconds", "times as fast", "peak memory, MB", "of it beyond 
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines).replace("| ---", "|---")
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(heads), *lines[1:]])
 
 
 def _learned(found: Mapping[str, Any]) -> list[str]:
