@@ -43,8 +43,8 @@ NOTES: dict[str, dict[str, str]] = {
         ),
         "reward_weighted": (
             "It maximises E[exp(score / T)], not the expected score. With weights "
-            "exp(2 score / s), s the batch's deviation, a noisy response (mean -1, deviation 3) has "
-            "exp(18 / s^2 - 2 / s) times the mean weight of one that pays 0, which is at least 3.6 "
+            "exp(2 score / s), s the batch's deviation, a noisy response (mean -1, deviation 3) "
+            "has exp(18 / s^2 - 2 / s) times the mean weight of one that pays 0: at least 3.6, "
             "as s is at most 3.04."
         ),
     }
