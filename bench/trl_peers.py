@@ -308,7 +308,7 @@ def write_summary(
         "rows": rows,
     }
     options.summary.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(published(report), indent=1, allow_nan=True)
+    text = json.dumps(published(report), allow_nan=False)
     options.summary.write_text(text + "\n", encoding="utf-8")
 
 
