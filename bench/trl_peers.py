@@ -17,6 +17,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import re
 import subprocess
@@ -218,7 +219,9 @@ def make_runs(runs: Sequence[Run], results: Any, threads: int) -> None:
 
 
 def published(value: Any) -> Any:
-    """Returns a value with names of files in the place of their whole paths."""
+    """Returns a value with names of files in the place of whole paths, and null for no number."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, Mapping):
         return {published(name): published(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,8 +120,8 @@ def test_a_comparison_has_score_curve_time_and_memory(script: ModuleType) -> Non
     assert "2.00 (2.00 to 2.00)" in script.tables([found])
 
 
-def test_what_is_published_has_no_paths(script: ModuleType) -> None:
-    row = {"task": 'keywords:{"policy": "/data/models/small"}', "none": [None, 1.5, "3/4"]}
+def test_what_is_published_has_no_paths_and_is_json(script: ModuleType) -> None:
+    row = {"task": 'keywords:{"policy": "/data/models/small"}', "none": [math.nan, 1.5, "3/4"]}
     assert script.published(row) == {
         "task": 'keywords:{"policy": "small"}',
         "none": [None, 1.5, "3/4"],
