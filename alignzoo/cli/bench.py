@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -124,9 +124,14 @@ def _run(algorithms: Sequence[str], given: BenchOptions, asked: ReportOptions) -
     results.check_place()
     if given.sweep:
         results.check_conditions(plan.identities)
+        _prepare(found, given.task, given.threads)
         tuned = _tune(found, algorithms, given, results, options, make)
         plan = make(algorithms, given.task, seeds=range(given.seeds), tuned=tuned)
-    results.open(plan.identities)
+        results.open(plan.identities)
+    else:
+        results.open(plan.identities)
+        missing = dict.fromkeys(c.task for c in plan.cells if c.key not in results.rows)
+        _prepare(found, missing, given.threads)
     with results.lock():
         _run_cells(found, plan, results, jobs=given.jobs)
     return report(given.out, plan=plan, **dict(asked))
@@ -207,14 +212,17 @@ def _typed(found: Registry, id: str, raw: Mapping[str, str]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in raw}
 
 
+def _prepare(found: Registry, tasks: Iterable[str], threads: int) -> None:
+    """Lets the tasks make what their runs start from, before any folder is made."""
+    for task, seconds in prepare_tasks(found, tasks, threads=threads):
+        _say(f"made what task '{task}' starts from: {seconds:.1f} s")
+
+
 def _run_cells(found: Registry, plan: Plan, results: Results, *, jobs: int) -> None:
     """Runs the cells that have no result yet, and says how each ended."""
     missing = [cell for cell in plan.cells if cell.key not in results.rows]
     if len(missing) < len(plan.cells):
         _say(f"{len(plan.cells) - len(missing)} of {len(plan.cells)} runs are done already")
-    tasks = dict.fromkeys(cell.task for cell in missing)
-    for task, seconds in prepare_tasks(found, tasks, threads=plan.cells[0].threads):
-        _say(f"made what task '{task}' starts from: {seconds:.1f} s")
     done = run_cells(found, missing, results.folder, jobs=jobs)
     for number, (cell, row) in enumerate(done, start=1):
         results.add(row, plan.order)

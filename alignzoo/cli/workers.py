@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignzoo.errors import RunError
+from alignzoo.errors import ConfigError, DataError, RunError
 from alignzoo.plugin_registry import Registry, registry, select_plugins, selected_plugins
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def prepare_tasks(
     Yields:
         each task that has something to make, and the seconds that took.
     Raises:
-        RunError: a task cannot; the message says why.
+        ConfigError: a task was given something that cannot be; the message says what.
+        RunError: a task fails otherwise.
     """
     from alignzoo.benchmark import make_task
     from alignzoo.task import Task
@@ -82,12 +83,12 @@ def prepare_tasks(
         try:
             error = receiver.recv()
         except EOFError:
-            error = "its process died"
+            error = RunError("its process died")
         finally:
             process.terminate()
             process.join()
         if error is not None:
-            raise RunError(f"task '{text}' cannot be prepared: {error}")
+            raise type(error)(f"task '{text}' cannot be prepared: {error}")
         yield text, time.perf_counter() - start
 
 
@@ -102,7 +103,8 @@ def _prepare(text: str, selection: Sequence[str], sender: Connection) -> None:
     try:
         make_task(registry(), text).prepare()
     except Exception as error:
-        sender.send(explain(registry(), error))
+        kind = ConfigError if isinstance(error, (ConfigError, DataError)) else RunError
+        sender.send(kind(explain(registry(), error)))
     else:
         sender.send(None)
 
