@@ -12,12 +12,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignzoo.benchmark.cells import Choice, Plan
 from alignzoo.benchmark.results import Row
 from alignzoo.errors import ConfigError, did_you_mean
-from alignzoo.plugin_registry import Registry
+
+if TYPE_CHECKING:
+    from alignzoo.plugin_registry import Registry
 
 FIRST_SEED = 1_000_000  # of tuning; reported seeds are 0, 1, ...
 Grid = Mapping[str, Sequence[Any]]

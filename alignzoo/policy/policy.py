@@ -99,6 +99,25 @@ class Policy:
             policy.steering = load_steering(str(source), policy)
         return policy
 
+    @classmethod
+    def tiny(
+        cls, seed: int = 0, *, width: int = 128, num_layers: int = 4, context_length: int = 1024
+    ) -> Policy:
+        """Makes a small Llama with random weights and a token per byte, such as tasks start from.
+
+        Args:
+            seed: of the weights.
+            width: of the hidden states; a multiple of 32.
+            num_layers: how many blocks.
+            context_length: longest prompt and response together, in tokens.
+        """
+        from alignzoo.policy.tiny import make_model
+
+        model, tokenizer = make_model(
+            seed, width=width, num_layers=num_layers, context_length=context_length
+        )
+        return cls(model, tokenizer)
+
     @property
     def model(self) -> Any:
         """The transformers model."""

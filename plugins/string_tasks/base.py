@@ -78,10 +78,8 @@ class WarmTask(az.Task):
     recipe_modules: ClassVar[tuple[str, ...]] = ()  # what the recipe is in, besides the class's own
 
     def _make(self) -> cache.Made:
-        from alignzoo.random_streams import preserved_globals
-
         began, recipe = time.process_time(), self.recipe
-        with warm_start.one_thread(), preserved_globals():
+        with warm_start.one_thread():
             policy = warm_start.make_policy(recipe)
             steps, score = warm_start.teach(policy, recipe)
             answers = self.sample_answers(policy)

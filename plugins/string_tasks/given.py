@@ -40,9 +40,9 @@ def read_rows(source: str, name: str) -> list[dict[str, Any]]:
     Raises:
         DataError: it has no column 'prompt', or there is nothing.
     """
-    from alignzoo.data import read_prompts
-
-    return [{**row.columns, "prompt": row.prompt} for row in read_prompts(source, name=name)]
+    return [
+        {**row.columns, "prompt": row.prompt} for row in az.data.read_prompts(source, name=name)
+    ]
 
 
 def hold_out(rows: list[Any], most: int, name: str) -> tuple[list[Any], list[Any]]:

@@ -101,10 +101,8 @@ class GSM8K(az.Task):
         return rows, held_out
 
     def _read(self, source: str, name: str) -> list[dict[str, Any]]:
-        from alignzoo.data import read_rows
-
         found = []
-        for row in read_rows(source, name=name):
+        for row in az.data.read_rows(source, name=name):
             question, answer = row.values.get("question"), row.values.get("answer")
             final = row.values.get("final", answer)
             if not isinstance(question, str) or final is None:

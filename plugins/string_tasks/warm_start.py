@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import alignzoo as az
-from alignzoo.policy import tiny
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,10 +72,9 @@ class Recipe:
 
 def make_policy(recipe: Recipe) -> Policy:
     """Returns the model before it is taught anything."""
-    model, tokenizer = tiny.make_model(
+    return az.Policy.tiny(
         recipe.seed, width=WIDTH, num_layers=NUM_LAYERS, context_length=recipe.context_length
     )
-    return az.Policy(model, tokenizer)
 
 
 def teach(policy: Policy, recipe: Recipe) -> tuple[int, float]:
@@ -173,13 +171,11 @@ def sample(
     num_samples: int = 1,
 ) -> list[str]:
     """Returns `num_samples` sampled answers to each prompt, those to one prompt side by side."""
-    from alignzoo.data import encode_prompts, read_prompts
-
     found: list[str] = []
     size = max(1, SAMPLES_AT_ONCE // num_samples)
     for start in range(0, len(prompts), size):
-        rows = read_prompts([{"prompt": prompt} for prompt in prompts[start : start + size]])
-        part = encode_prompts(policy.tokenizer, rows)
+        some = [{"prompt": prompt} for prompt in prompts[start : start + size]]
+        part = az.data.encode_prompts(policy.tokenizer, az.data.read_prompts(some))
         generation = policy.generate(
             [prompt.token_ids for prompt in part],
             num_samples=num_samples,

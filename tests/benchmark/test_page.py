@@ -84,7 +84,7 @@ def told(rows):
         [{**row, "kl": None, "curve": []} for row in made_rows(["ppo", "grpo"])],
         made_rows(["ppo", "grpo"], ["a", "b"])[:9],
         [
-            {**row, "budget": None, "chosen": "?", "versions": "1", "options": [], "tuning": 1}
+            {**row, "budget": None, "chosen": {}, "versions": {}, "options": {}, "tuning": None}
             for row in made_rows(["ppo", "grpo"], num_seeds=1)
         ],
     ],

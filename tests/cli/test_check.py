@@ -138,8 +138,8 @@ def test_an_option_with_the_name_of_a_flag_of_check_comes_from_a_file(centred, c
         (["length", "--traget", "3"], "has no option '--traget'. Did you mean '--target'?"),
         (["length", "--target", "0"], "option 'target' is '0'"),
         (["length", "--kind", "algorithm"], "no algorithm is called 'length'"),
-        (["preference", "--kind", "task"], "no task is called 'preference'"),
-        (["token_tasks"], "'token_tasks' is a plugin and no id; it provides chain, tree"),
+        (["regression", "--kind", "task"], "no task is called 'regression'"),
+        (["token_tasks"], "'token_tasks' is a plugin and no id; it provides bandit, chain, tree"),
         (["length", "3"], "was given '3', which belongs to no option"),
     ],
 )

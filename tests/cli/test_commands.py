@@ -86,19 +86,27 @@ def test_info_names_the_closest_of_every_kind(capsys):
     assert "nothing is called 'keyword'. Did you mean 'keywords'?" in capsys.readouterr().err
 
 
-def test_info_of_an_id_of_two_kinds_asks_which(tmp_path):
+def test_info_of_an_id_that_is_a_task_too_is_of_the_other_and_says_so(tmp_path):
     source = reward_plugin("both") + (
         "\n@az.hookimpl\ndef alignzoo_tasks():\n"
         "    return [az.TaskSpec(id='both', target=__name__ + ':Reward', summary='a task')]\n"
     )
     write_distribution(tmp_path, "both-dist", {"both_plugin": source})
+    words = ("-p", "no:alignzoo", "info", "both", "--json")
+    told = run_alignzoo(*words, path=tmp_path)
+    assert json.loads(told.stdout)["kind"] == "reward"
+    assert "'both' is a task too; --kind task asks for that" in told.stderr
+
+
+def test_info_of_an_id_of_two_kinds_asks_which(tmp_path):
+    source = reward_plugin("both") + (
+        "\n@az.hookimpl\ndef alignzoo_algorithms():\n"
+        "    return [az.AlgorithmSpec(id='both', target=__name__ + ':Reward', summary='it')]\n"
+    )
+    write_distribution(tmp_path, "both-dist", {"both_plugin": source})
     asked = run_alignzoo("-p", "no:alignzoo", "info", "both", path=tmp_path)
     assert asked.returncode == 2
-    assert "--kind reward or --kind task" in asked.stderr
-    told = run_alignzoo(
-        "-p", "no:alignzoo", "info", "both", "--kind", "reward", "--json", path=tmp_path
-    )
-    assert json.loads(told.stdout)["kind"] == "reward"
+    assert "--kind algorithm or --kind reward" in asked.stderr
 
 
 def test_plugins_shows_what_is_held_back_and_why(tmp_path):
