@@ -113,20 +113,24 @@ def is_build_folder(folder: Path) -> bool:
 
 
 @pytest.fixture(scope="session")
-def wheel(run: Run, made_once: MadeOnce, pytestconfig: pytest.Config) -> Path:
-    """The wheel of this tree, built with the build requirements that are installed here.
+def wheel_build(pytestconfig: pytest.Config) -> Path:
+    """Where the wheel's core is compiled: where the editable install's was, or in pytest's cache.
 
-    Only what changed is compiled again since the editable install was built, or the last wheel.
+    Only what changed since is compiled again.
     """
     build = Path(sys.prefix) / "build"
-    if not is_build_folder(build):
-        build = pytestconfig.cache.mkdir("wheel-build")
+    return build if is_build_folder(build) else pytestconfig.cache.mkdir("wheel-build")
+
+
+@pytest.fixture(scope="session")
+def wheel(run: Run, made_once: MadeOnce, wheel_build: Path) -> Path:
+    """The wheel of this tree, built with the build requirements that are installed here."""
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
     def make(folder: Path) -> None:
         run(
             *(*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation"),
-            *(f"--config-settings=build-dir={build}", "--wheel-dir", folder, "."),
+            *(f"--config-settings=build-dir={wheel_build}", "--wheel-dir", folder, "."),
             cwd=ROOT,
         )
 

@@ -31,11 +31,10 @@ FLAGS = {
 
 
 @pytest.fixture(scope="module")
-def objects(wheel, pytestconfig) -> list[Path]:
+def objects(wheel, wheel_build) -> list[Path]:
     """The object files that the wheel's core was linked of."""
-    build = pytestconfig.cache.mkdir("wheel-build")
     sources = {path.name for path in (Path(__file__).parents[2] / "csrc").rglob("*.c*")}
-    return [path for path in sorted(build.rglob("*.o")) if path.stem in sources]
+    return [path for path in sorted(wheel_build.rglob("*.o")) if path.stem in sources]
 
 
 def isa_of(path: Path) -> str | None:
