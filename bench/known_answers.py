@@ -47,7 +47,17 @@ NOTES: dict[str, dict[str, str]] = {
             "has exp(18 / s^2 - 2 / s) times the mean weight of one that pays 0: at least 3.6, "
             "as s is at most 3.04."
         ),
-    }
+    },
+    "tree": {
+        "simpo": (
+            "Four seeds of five end at the best, one at the empty response. Means over tokens "
+            "give the shorter, rejected responses more weight: a pair's weights sum to -0.02 on "
+            "average. So the first token's logit is raised by its own share of the pairs plus "
+            "0.02 times its probability, and the end token, which only begins rejected responses "
+            "(17 of 1,024, a push of -0.017), goes on rising once chance has brought it above "
+            "0.73."
+        ),
+    },
 }
 
 
