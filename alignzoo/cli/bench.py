@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from alignzoo.errors import ConfigError, did_you_mean
 from alignzoo.plugin_registry import Registry, registry
 
 if TYPE_CHECKING:
-    from alignzoo.benchmark import Choice, Plan, Results
+    from alignzoo.benchmark import Plan, Results
+    from alignzoo.benchmark.tuning import Trial
 
 USAGE = """alignzoo bench ALGO... --task T... --seeds N --out DIR
        alignzoo bench --report DIR
@@ -109,6 +110,7 @@ def _check_mode(mode: str, folders: Sequence[str], count: int, given: Given) -> 
 def _run(algorithms: Sequence[str], given: BenchOptions, asked: ReportOptions) -> int:
     """Checks everything, chooses options where asked, runs what is missing, and reports."""
     from alignzoo.benchmark import Results, make_plan, parse_budget
+    from alignzoo.benchmark.tuning import choose, make_trials, parse_grid
 
     found = registry()
     options = parse_options(given.option, algorithms, found)
@@ -124,12 +126,19 @@ def _run(algorithms: Sequence[str], given: BenchOptions, asked: ReportOptions) -
     results.check_place()
     if given.sweep:
         results.check_conditions(plan.identities)
+        grid = parse_grid(given.sweep)
+        trials = make_trials(
+            *(found, algorithms, given.task),
+            grid=grid,
+            num_seeds=given.tuning_seeds,
+            given=options,
+            make=make,
+        )
         _prepare(found, given.task, given.threads)
-        tuned = _tune(found, algorithms, given, results, options, make)
+        tuned = choose(_try(found, trials, results, jobs=given.jobs), grid)
         plan = make(algorithms, given.task, seeds=range(given.seeds), tuned=tuned)
-        results.open(plan.identities)
-    else:
-        results.open(plan.identities)
+    results.open(plan.identities)
+    if not given.sweep:
         missing = dict.fromkeys(c.task for c in plan.cells if c.key not in results.rows)
         _prepare(found, missing, given.threads)
     with results.lock():
@@ -137,36 +146,20 @@ def _run(algorithms: Sequence[str], given: BenchOptions, asked: ReportOptions) -
     return report(given.out, plan=plan, **dict(asked))
 
 
-def _tune(
-    found: Registry,
-    algorithms: Sequence[str],
-    given: BenchOptions,
-    results: Results,
-    options: Mapping[str, Mapping[str, Any]],
-    make: Callable[..., Plan],
-) -> dict[tuple[str, str], Choice]:
-    """Returns each algorithm's options on each task, after trying the grid of the sweep.
-
-    Args:
-        options: given ones by algorithm, which are not tuned.
-        make: `make_plan` under the conditions of the benchmark.
-    """
+def _try(
+    found: Registry, trials: Sequence[Trial], results: Results, *, jobs: int
+) -> list[tuple[Trial, list[dict[str, Any]]]]:
+    """Runs what is missing of a sweep's trials; returns each with its rows."""
     from alignzoo.benchmark import Results
-    from alignzoo.benchmark.tuning import choose, make_trials, parse_grid
 
-    grid = parse_grid(given.sweep)
-    seeds = given.tuning_seeds
-    trials = make_trials(
-        found, algorithms, given.task, grid=grid, num_seeds=seeds, given=options, make=make
-    )
     tried = []
     with results.lock():
         for trial in trials:
             folder = Results(results.folder / trial.place)
             folder.open(trial.plan.identities)
-            _run_cells(found, trial.plan, folder, jobs=given.jobs)
+            _run_cells(found, trial.plan, folder, jobs=jobs)
             tried.append((trial, [folder.rows[key] for key in trial.plan.order]))
-    return choose(tried, grid)
+    return tried
 
 
 def parse_options(
