@@ -87,15 +87,17 @@ def _print_task(row: Row, lines: Sequence[Line]) -> None:
 
 
 def _cells(line: Line) -> tuple[str, ...]:
+    from alignzoo.benchmark.charts import number
+
     failed = f", {line.num_failed} failed" if line.num_failed else ""
     return (
         line.algorithm,
-        _number(line.mean.value, ".4f"),
+        number(line.mean.value, ".4f"),
         _interval(line.mean),
-        _number(line.share.value, ".1%"),
-        _number(line.iqm.value, ".4f"),
-        _number(line.kl, ".2f"),
-        _number(line.seconds, ".1f"),
+        number(line.share.value, ".1%"),
+        number(line.iqm.value, ".4f"),
+        number(line.kl, ".2f"),
+        number(line.seconds, ".1f"),
         f"{len(line.rows)}{failed}",
     )
 
@@ -105,8 +107,3 @@ def _interval(estimate: Estimate) -> str:
     if math.isnan(estimate.low):
         return "-"
     return f"{estimate.low:.4f} to {estimate.high:.4f}"
-
-
-def _number(value: float, form: str) -> str:
-    """Returns a number as text; "-" where there is none."""
-    return format(value, form) if math.isfinite(value) else "-"

@@ -165,6 +165,9 @@ def test_what_a_task_starts_from_is_made_once_and_a_failure_is_one_line(tmp_path
     assert "made what task 'made' starts from" in capsys.readouterr().err
     assert bench("plain", "--task", 'made:{"fails": true}', "--out", tmp_path / "other") == 1
     assert "bench_cases' failed: RuntimeError: no room" in capsys.readouterr().err
+    words = ("plain", "--task", "made", "--out", tmp_path / "other", "--sweep", "kl_coeff=1")
+    assert bench(*words) == 2
+    assert "made what" not in capsys.readouterr().err  # no work before the grid was checked
     task = 'keywords:{"policy": "nowhere/at/all"}'
     assert bench("plain", "--task", task, "--out", tmp_path / "other") == 2
     assert "nowhere/at/all" in capsys.readouterr().err
