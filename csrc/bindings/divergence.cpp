@@ -8,7 +8,7 @@ namespace {
 // Logits a and b of KL(a || b): p and q as given, or turned round.
 struct Pair {
   Array p, q;
-  cpu::LogitRows p_rows, q_rows;
+  LogitRows p_rows, q_rows;
   bool reverse;
 
   Pair(const Call& call, py::handle logits_p, py::handle logits_q, py::handle direction)
@@ -29,8 +29,8 @@ struct Pair {
   }
   const Array& a() const { return reverse ? q : p; }
   const Array& b() const { return reverse ? p : q; }
-  const cpu::LogitRows& a_rows() const { return reverse ? q_rows : p_rows; }
-  const cpu::LogitRows& b_rows() const { return reverse ? p_rows : q_rows; }
+  const LogitRows& a_rows() const { return reverse ? q_rows : p_rows; }
+  const LogitRows& b_rows() const { return reverse ? p_rows : q_rows; }
   int64_t work() const { return p_rows.count * p_rows.vocabulary; }
 };
 
@@ -99,7 +99,7 @@ py::object kl_divergence_backward(py::object logits_p, py::object logits_q, py::
 py::object max_and_gather(py::object q_in, py::object actions_in) {
   const Call call("max_and_gather");
   Array q = call.floats("q", q_in, true);
-  const cpu::LogitRows rows = logit_rows(call, q);
+  const LogitRows rows = logit_rows(call, q);
   const std::vector<int64_t> actions =
       row_indices(call, "actions", actions_in, q, rows.vocabulary, nullptr);
   const Shape shape = leading(q);

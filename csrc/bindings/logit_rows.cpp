@@ -4,9 +4,9 @@
 
 namespace alignzoo::bindings {
 
-cpu::LogitRows logit_rows(const Call& call, Array& logits) {
+LogitRows logit_rows(const Call& call, Array& logits) {
   if (logits.ndim() < 1) call.value_error("`" + logits.name + "` is []; expected [..., V]");
-  cpu::LogitRows rows;
+  LogitRows rows;
   rows.vocabulary = logits.shape.back();
   rows.count = 1;
   for (int i = 0; i + 1 < logits.ndim(); ++i) rows.count *= logits.shape[i];

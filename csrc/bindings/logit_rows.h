@@ -10,7 +10,7 @@ namespace alignzoo::bindings {
 
 // Rows of an array [..., V]: leading dimensions that lie evenly are merged; where more than two
 // are left, or the last is strided, the array is copied first.
-cpu::LogitRows logit_rows(const Call& call, Array& logits);
+LogitRows logit_rows(const Call& call, Array& logits);
 
 // An index [...] into each row, checked; `ignored`, where given, stands for none and becomes -1.
 std::vector<int64_t> row_indices(const Call& call, const char* name, py::handle object,
@@ -31,9 +31,9 @@ void by_storage(DType dtype, Body body) {
     case DType::kFloat64:
       return body(double{}, double{});
     case DType::kBfloat16:
-      return body(cpu::Bfloat16{}, float{});
+      return body(Bfloat16{}, float{});
     default:
-      return body(cpu::Float16{}, float{});
+      return body(Float16{}, float{});
   }
 }
 

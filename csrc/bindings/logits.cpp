@@ -31,7 +31,7 @@ py::object token_log_probs(py::object function, py::object logits_in, py::object
                            py::object ignore_index_in, py::object save_in) {
   const Call call(PyUnicode_AsUTF8(function.ptr()));
   Array logits = call.floats("logits", logits_in, true);
-  const cpu::LogitRows rows = logit_rows(call, logits);
+  const LogitRows rows = logit_rows(call, logits);
   const double temperature = call.temperature(temperature_in, false);
   const bool entropy = call.flag("entropy", entropy_in), save = call.flag("save", save_in);
   const std::vector<int64_t> targets =
@@ -63,7 +63,7 @@ py::object token_log_probs_backward(py::object logits_in, py::object targets_in,
                                     py::object up_entropy, py::object gradient_in) {
   const Call call("token_log_probs_backward");
   Array logits = call.floats("logits", logits_in, true);
-  const cpu::LogitRows rows = logit_rows(call, logits);
+  const LogitRows rows = logit_rows(call, logits);
   const double temperature = call.temperature(temperature_in, false);
   const std::vector<int64_t> targets =
       targets_of(call, targets_in, logits, rows.vocabulary, ignore_index);
@@ -120,7 +120,7 @@ py::object sample_tokens(py::object logits_in, py::object temperature_in, py::ob
   if (logits.ndim() != 2) {
     call.value_error("`logits` is " + text_of(logits.shape) + "; expected [B, V]");
   }
-  const cpu::LogitRows rows = logit_rows(call, logits);
+  const LogitRows rows = logit_rows(call, logits);
   const double temperature = call.temperature(temperature_in, true);
   const int64_t top_k = call.integer("top_k", top_k_in, 0);
   const double top_p = call.number("top_p", top_p_in);
@@ -152,17 +152,17 @@ py::object sample_tokens(py::object logits_in, py::object temperature_in, py::ob
     using S = decltype(storage);
     using T = decltype(number);
     const auto& kernels = cpu::kernels().logits<S, T>();
-    cpu::SampleArgs<S, T> args{rows,
-                               logits.as<const S>(),
-                               temperature > 0 ? 1.0 / temperature : 0.0,
-                               top_k,
-                               top_p,
-                               seed,
-                               offset,
-                               row_ids_in.is_none() ? nullptr : row_ids.data(),
-                               ids.as<int64_t>(),
-                               log_probs.as<T>(),
-                               -1};
+    SampleArgs<S, T> args{rows,
+                          logits.as<const S>(),
+                          temperature > 0 ? 1.0 / temperature : 0.0,
+                          top_k,
+                          top_p,
+                          seed,
+                          offset,
+                          row_ids_in.is_none() ? nullptr : row_ids.data(),
+                          ids.as<int64_t>(),
+                          log_probs.as<T>(),
+                          -1};
     Unlocked unlocked(work);
     kernels.sample_tokens(args, threads);
     bad_row = args.bad_row;

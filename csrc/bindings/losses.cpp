@@ -20,9 +20,9 @@ double denominator_or(const Call& call, py::handle object, double otherwise) {
 }
 
 // Counts of the mask; without a denominator there must be something to divide by.
-cpu::MaskCounts counts_of(const Call& call, const cpu::Rows& rows, const Bytes& mask,
-                          bool denominator_given) {
-  const cpu::MaskCounts counts = cpu::kernels().count_mask(rows, mask.data);
+MaskCounts counts_of(const Call& call, const Rows& rows, const Bytes& mask,
+                     bool denominator_given) {
+  const MaskCounts counts = cpu::kernels().count_mask(rows, mask.data);
   if (counts.tokens == 0 && !denominator_given) {
     call.value_error(
         rows.count == 0 || rows.width == 0
@@ -73,19 +73,19 @@ py::object policy_loss(py::object log_probs_in, py::object old_log_probs_in,
                        std::string(py::repr(kind_in)) + "; it belongs to kind 'clip'");
     }
   }
-  const auto level = static_cast<cpu::Level>(call.choice("level", level_in, {"token", "sequence"}));
-  const auto aggregate = static_cast<cpu::Aggregate>(
+  const auto level = static_cast<Level>(call.choice("level", level_in, {"token", "sequence"}));
+  const auto aggregate = static_cast<Aggregate>(
       call.choice("aggregate", aggregate_in,
                   {"token_mean", "sequence_mean", "sequence_sum_norm", "token_sum"}));
-  if (aggregate == cpu::Aggregate::kSequenceSumNorm && denominator_in.is_none()) {
+  if (aggregate == Aggregate::kSequenceSumNorm && denominator_in.is_none()) {
     call.value_error(
         "`denominator` is None; aggregate 'sequence_sum_norm' needs the length to "
         "divide by");
   }
-  const cpu::MaskCounts counts = counts_of(call, layout.rows, mask, !denominator_in.is_none());
-  const double own = aggregate == cpu::Aggregate::kTokenMean ? static_cast<double>(counts.tokens)
-                     : aggregate == cpu::Aggregate::kSequenceMean ? static_cast<double>(counts.rows)
-                                                                  : 1.0;
+  const MaskCounts counts = counts_of(call, layout.rows, mask, !denominator_in.is_none());
+  const double own = aggregate == Aggregate::kTokenMean      ? static_cast<double>(counts.tokens)
+                     : aggregate == Aggregate::kSequenceMean ? static_cast<double>(counts.rows)
+                                                             : 1.0;
   const double denominator = denominator_or(call, denominator_in, own);
 
   Output gradient;
@@ -94,23 +94,23 @@ py::object policy_loss(py::object log_probs_in, py::object old_log_probs_in,
   }
   const int64_t work = log_probs.size();
   const int threads = threads_for(work);
-  cpu::LossSums sums;
+  LossSums sums;
   by_type(log_probs.dtype, [&](auto number) {
     using T = decltype(number);
-    const cpu::PolicyLossArgs<T> args{layout.rows,
-                                      log_probs.as<const T>(),
-                                      old_log_probs.as<const T>(),
-                                      advantages.as<const T>(),
-                                      weights.as<const T>(),
-                                      mask.data,
-                                      kind,
-                                      level,
-                                      aggregate == cpu::Aggregate::kSequenceMean,
-                                      static_cast<T>(1 - low),
-                                      static_cast<T>(1 + high),
-                                      static_cast<T>(dual),
-                                      1.0 / denominator,
-                                      gradient.as<T>()};
+    const PolicyLossArgs<T> args{layout.rows,
+                                 log_probs.as<const T>(),
+                                 old_log_probs.as<const T>(),
+                                 advantages.as<const T>(),
+                                 weights.as<const T>(),
+                                 mask.data,
+                                 kind,
+                                 level,
+                                 aggregate == Aggregate::kSequenceMean,
+                                 static_cast<T>(1 - low),
+                                 static_cast<T>(1 + high),
+                                 static_cast<T>(dual),
+                                 1.0 / denominator,
+                                 gradient.as<T>()};
     const auto& kernels = cpu::kernels().tokens<T>();
     Unlocked unlocked(work);
     sums = kernels.policy_loss(args, threads);
@@ -146,7 +146,7 @@ py::object value_loss(py::object values_in, py::object old_values_in, py::object
   const Bytes mask = optional_mask(call, "mask", mask_in, values, kOneShape);
   const Layout layout = layout_of(call, values, cu_seqlens, true);
   const double range = clip ? call.number_within("clip_range", clip_range_in, 0, kInfinity) : 0;
-  const cpu::MaskCounts counts = counts_of(call, layout.rows, mask, !denominator_in.is_none());
+  const MaskCounts counts = counts_of(call, layout.rows, mask, !denominator_in.is_none());
   const double denominator =
       denominator_or(call, denominator_in, static_cast<double>(counts.tokens));
   Output gradient;
@@ -155,18 +155,18 @@ py::object value_loss(py::object values_in, py::object old_values_in, py::object
   }
   const int64_t work = values.size();
   const int threads = threads_for(work);
-  cpu::LossSums sums;
+  LossSums sums;
   by_type(values.dtype, [&](auto number) {
     using T = decltype(number);
-    const cpu::ValueLossArgs<T> args{layout.rows,
-                                     values.as<const T>(),
-                                     old_values.as<const T>(),
-                                     returns.as<const T>(),
-                                     mask.data,
-                                     clip,
-                                     static_cast<T>(range),
-                                     1.0 / denominator,
-                                     gradient.as<T>()};
+    const ValueLossArgs<T> args{layout.rows,
+                                values.as<const T>(),
+                                old_values.as<const T>(),
+                                returns.as<const T>(),
+                                mask.data,
+                                clip,
+                                static_cast<T>(range),
+                                1.0 / denominator,
+                                gradient.as<T>()};
     const auto& kernels = cpu::kernels().tokens<T>();
     Unlocked unlocked(work);
     sums = kernels.value_loss(args, threads);
@@ -189,7 +189,7 @@ py::object elementwise(const Array& x, const Array& y, int estimator, double del
   const int threads = threads_for(work);
   by_type(x.dtype, [&](auto number) {
     using T = decltype(number);
-    const cpu::ElementwiseArgs<T> args{
+    const ElementwiseArgs<T> args{
         work,          x.as<const T>(), y.as<const T>(), estimator, static_cast<T>(delta),
         value.as<T>(), gradient.as<T>()};
     const auto& kernels = cpu::kernels().tokens<T>();

@@ -32,13 +32,13 @@ struct Episodes {
   Bytes mask;
   Flags terminated, truncated;
   Layout layout;
-  cpu::MaskMode mask_mode = cpu::MaskMode::kCarry;
+  MaskMode mask_mode = MaskMode::kCarry;
   const char* wanted = "";  // the shape that all per-token arrays share
 
   template <class T>
-  cpu::ScanArgs<T> args(double gamma, double lambda, const Output& advantages,
-                        const Output& returns) const {
-    cpu::ScanArgs<T> out{};
+  ScanArgs<T> args(double gamma, double lambda, const Output& advantages,
+                   const Output& returns) const {
+    ScanArgs<T> out{};
     out.rows = layout.rows;
     out.rewards = rewards.as<const T>();
     out.values = values.as<const T>();
@@ -85,7 +85,7 @@ Episodes episodes_of(const Call& call, py::handle rewards_in, py::handle values_
   out.terminated = flags_of(call, "terminated", terminated_in, rewards, out.layout);
   out.truncated = flags_of(call, "truncated", truncated_in, rewards, out.layout);
   out.mask_mode =
-      static_cast<cpu::MaskMode>(call.choice("mask_mode", mask_mode, {"carry", "zero", "prefix"}));
+      static_cast<MaskMode>(call.choice("mask_mode", mask_mode, {"carry", "zero", "prefix"}));
   return out;
 }
 
@@ -94,7 +94,7 @@ template <class Kernel>
 void run_scan(const Call& call, const Episodes& episodes, Kernel kernel) {
   const int64_t work = episodes.rewards.size();
   const int threads = threads_for(work);
-  cpu::ScanFaults faults;
+  ScanFaults faults;
   by_type(episodes.rewards.dtype, [&](auto number) {
     const auto& kernels = cpu::kernels().tokens<decltype(number)>();
     Unlocked unlocked(work);
@@ -195,7 +195,7 @@ py::object vtrace(py::object log_probs_in, py::object old_log_probs_in, py::obje
   const Output targets = output_like(rewards), advantages = output_like(rewards);
   run_scan(call, episodes, [&](auto number, const auto& kernels, int threads) {
     using T = decltype(number);
-    cpu::ScanArgs<T> args = episodes.args<T>(gamma, lambda, advantages, targets);
+    ScanArgs<T> args = episodes.args<T>(gamma, lambda, advantages, targets);
     args.log_probs = log_probs.as<const T>();
     args.old_log_probs = old_log_probs.as<const T>();
     args.clip_rho = static_cast<T>(clip_rho);

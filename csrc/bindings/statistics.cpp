@@ -18,7 +18,7 @@ py::object masked_whiten(py::object x_in, py::object mask_in, py::object shift_m
   const int64_t ddof = call.integer("ddof", ddof_in, 0);
   const double eps = call.number_within("eps", eps_in, 0, std::numeric_limits<double>::infinity());
   const bool shift = call.flag("shift_mean", shift_mean);
-  cpu::Moments moments;
+  Moments moments;
   if (!moments_in.is_none()) {
     if (!PySequence_Check(moments_in.ptr()) || PySequence_Size(moments_in.ptr()) != 3) {
       PyErr_Clear();
@@ -63,7 +63,7 @@ py::object group_advantages(py::object scores_in, py::object group_ids_in, py::o
   }
   Array group_ids = call.integers("group_ids", group_ids_in, scores);
   call.check_shape(group_ids, scores, "both must be [B]");
-  const auto mode = static_cast<cpu::GroupMode>(
+  const auto mode = static_cast<GroupMode>(
       call.choice("mode", mode_in, {"grpo", "dr_grpo", "rloo", "batch_std"}));
   const double eps = call.number_within("eps", eps_in, 0, std::numeric_limits<double>::infinity());
   const int64_t ddof = call.integer("ddof", ddof_in, 0);

@@ -7,7 +7,7 @@
 namespace alignzoo::bindings {
 
 struct Layout {
-  cpu::Rows rows;
+  Rows rows;
   std::vector<int64_t> offsets;  // what rows.offsets points to, where packed
 };
 

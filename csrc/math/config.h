@@ -6,8 +6,10 @@
 
 #if defined(__CUDACC__)
 #define ALIGNZOO_HD __host__ __device__ __forceinline__
+#define ALIGNZOO_UNROLL _Pragma("unroll")
 #else
 #define ALIGNZOO_HD inline __attribute__((always_inline))
+#define ALIGNZOO_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 #ifndef ALIGNZOO_ISA

@@ -57,7 +57,7 @@ ALIGNZOO_HD void reduce_exp(F x, F& scale, F& r, F& slope) {
   r = fma(n, F(-C::kLn2High), x);
   r = fma(n, F(-C::kLn2Low), r);
   F q = F(C::polynomial(C::kTerms - 1));
-#pragma GCC unroll 16
+  ALIGNZOO_UNROLL
   for (int i = C::kTerms - 2; i >= 0; --i) q = fma(q, r, F(C::polynomial(i)));
   slope = q * r;
   scale = low_bits_as_exponent(shifted);
@@ -130,7 +130,7 @@ ALIGNZOO_HD F exp2_of_product(F d, F factor) {
   F shifted = fma(d, factor, F(C::kMagic));
   F f = fma(d, factor, F(C::kMagic) - shifted);
   F q = F(C::polynomial(C::kTerms - 1));
-#pragma GCC unroll 16
+  ALIGNZOO_UNROLL
   for (int i = C::kTerms - 2; i >= 0; --i) q = fma(q, f, F(C::polynomial(i)));
   q = fma(q, f, F(Element<F>(1)));
   return q * low_bits_as_exponent(shifted);
@@ -179,7 +179,7 @@ ALIGNZOO_HD void exp_remainders(F x, F& minus_one_minus_x, F& minus_one) {
   using C = RemainderConstants<T>;
   const F one = F(T(1));
   F q = F(C::polynomial(C::kTerms - 1));
-#pragma GCC unroll 16
+  ALIGNZOO_UNROLL
   for (int i = C::kTerms - 2; i >= 0; --i) q = fma(q, x, F(C::polynomial(i)));
   F series = q * (x * x);
   F scale, rest;

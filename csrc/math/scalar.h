@@ -10,7 +10,10 @@ namespace alignzoo::math {
 inline namespace ALIGNZOO_ISA {
 
 // Fused where the hardware is; a machine without it (the generic ISA) rounds twice.
-#if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(__FP_FAST_FMA)
+#if defined(__CUDA_ARCH__)
+ALIGNZOO_HD float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+ALIGNZOO_HD double fma(double a, double b, double c) { return __fma_rn(a, b, c); }
+#elif defined(__FMA__) || defined(__FP_FAST_FMA)
 ALIGNZOO_HD float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 ALIGNZOO_HD double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 #else
@@ -26,6 +29,21 @@ ALIGNZOO_HD float select(bool mask, float a, float b) { return mask ? a : b; }
 ALIGNZOO_HD double select(bool mask, double a, double b) { return mask ? a : b; }
 ALIGNZOO_HD float abs(float a) { return a < 0 ? -a : a; }
 ALIGNZOO_HD double abs(double a) { return a < 0 ? -a : a; }
+
+ALIGNZOO_HD double log(double a) {
+#if defined(__CUDA_ARCH__)
+  return ::log(a);
+#else
+  return __builtin_log(a);
+#endif
+}
+ALIGNZOO_HD double sqrt(double a) {
+#if defined(__CUDA_ARCH__)
+  return __dsqrt_rn(a);
+#else
+  return __builtin_sqrt(a);
+#endif
+}
 
 // The low bits of a's representation moved into the exponent field: 2^n when a was made by adding
 // n and the exponent bias to 1.5 * 2^(mantissa bits). See exponential.h.

@@ -46,7 +46,7 @@ class Work {
 
   std::vector<float> run(const cpu::Kernels& kernels, int threads) const {
     std::vector<float> out(static_cast<size_t>(3 * kRows * kWidth + kRows));
-    cpu::ScanArgs<float> gae{};
+    ScanArgs<float> gae{};
     gae.rows = {kRows, kWidth, nullptr};
     gae.rewards = rewards_.data();
     gae.values = values_.data();
@@ -55,14 +55,14 @@ class Work {
     gae.advantages = out.data();
     gae.returns = out.data() + kRows * kWidth;
     kernels.f32.gae(gae, threads);
-    cpu::ValueLossArgs<float> loss{};
+    ValueLossArgs<float> loss{};
     loss.rows = gae.rows;
     loss.values = values_.data();
     loss.returns = gae.returns;
     loss.gradient_scale = 1;
     loss.gradient = out.data() + 2 * kRows * kWidth;
     const double total = kernels.f32.value_loss(loss, threads).loss;
-    cpu::TokenLogProbsArgs<float, float> log_probs{};
+    TokenLogProbsArgs<float, float> log_probs{};
     log_probs.rows.count = log_probs.rows.inner = kRows;
     log_probs.rows.vocabulary = log_probs.rows.inner_stride = kWidth;
     log_probs.logits = logits_.data();

@@ -319,7 +319,7 @@ int64_t Tokens::num_kept() const {
 
 std::vector<uint8_t> Tokens::live_rows() const {
   std::vector<uint8_t> out(static_cast<size_t>(count));
-  const cpu::Rows all = rows();
+  const Rows all = rows();
   for (int64_t row = 0; row < count; ++row) {
     for (int64_t t = all.begin(row); t < all.end(row); ++t) {
       if (kept(t)) out[static_cast<size_t>(row)] = 1;
@@ -420,7 +420,7 @@ void for_each_tokens(const std::function<void(const Tokens&, Random&)>& body) {
     with_mask("mask of zeros", std::vector<uint8_t>(static_cast<size_t>(n), 0));
     with_mask("mask with holes", holes(n, random));
     std::vector<uint8_t> prefix(static_cast<size_t>(n), 0);
-    const cpu::Rows rows = layout.rows();
+    const Rows rows = layout.rows();
     for (int64_t row = 0; row < rows.count; ++row) {
       const int64_t length = rows.end(row) - rows.begin(row);
       const int64_t kept = random.below(length + 1);

@@ -50,11 +50,11 @@ constexpr Kind kind_of<double>() {
   return Kind::kDouble;
 }
 template <>
-constexpr Kind kind_of<cpu::Bfloat16>() {
+constexpr Kind kind_of<Bfloat16>() {
   return Kind::kBfloat16;
 }
 template <>
-constexpr Kind kind_of<cpu::Float16>() {
+constexpr Kind kind_of<Float16>() {
   return Kind::kFloat16;
 }
 template <>
@@ -204,10 +204,10 @@ struct Tokens {
   std::string shape;
 
   int64_t size() const { return offsets.empty() ? count * width : offsets.back(); }
-  cpu::Rows rows(Memory& memory) const {
+  Rows rows(Memory& memory) const {
     return {count, width, offsets.empty() ? nullptr : memory.input(offsets)};
   }
-  cpu::Rows rows() const { return {count, width, offsets.empty() ? nullptr : offsets.data()}; }
+  Rows rows() const { return {count, width, offsets.empty() ? nullptr : offsets.data()}; }
   const uint8_t* mask_in(Memory& memory) const { return memory.input_if(masked, mask); }
   bool kept(int64_t t) const { return !masked || mask[static_cast<size_t>(t)] != 0; }
   int64_t num_kept() const;

@@ -19,7 +19,7 @@ S stored(double x) {
   return static_cast<S>(x);
 }
 template <>
-cpu::Bfloat16 stored(double x) {
+Bfloat16 stored(double x) {
   const float narrow = static_cast<float>(x);
   uint32_t bits;
   memcpy(&bits, &narrow, sizeof bits);
@@ -28,7 +28,7 @@ cpu::Bfloat16 stored(double x) {
 }
 // Towards 0; below the smallest normal number 0.
 template <>
-cpu::Float16 stored(double x) {
+Float16 stored(double x) {
   const float narrow = static_cast<float>(x);
   uint32_t bits;
   memcpy(&bits, &narrow, sizeof bits);
@@ -41,7 +41,7 @@ cpu::Float16 stored(double x) {
 // Logit rows with their strides, on a buffer where what lies between rows is NaN.
 template <class S>
 struct Logits {
-  cpu::LogitRows rows;
+  LogitRows rows;
   std::vector<S> buffer;
   int64_t start = 0;  // index of row 0 in the buffer
   std::string shape;
@@ -167,7 +167,7 @@ void log_prob_cases(Logits<S>& logits, Random& random) {
                                 (save ? ", saved" : "") +
                                 (inverse_temperature == 1 ? "" : ", temperature");
       check(std::string("token_log_probs") + type_name<S>(), shape, [&](Memory& memory) {
-        cpu::TokenLogProbsArgs<S, T> args{};
+        TokenLogProbsArgs<S, T> args{};
         args.rows = logits.rows;
         args.logits = logits.in(memory);
         args.targets = memory.input(targets);
@@ -188,7 +188,7 @@ void log_prob_cases(Logits<S>& logits, Random& random) {
       check(std::string("token_log_probs_backward") + type_name<S>(), shape, [&](Memory& memory) {
         std::vector<T> log_probs(static_cast<size_t>(count)), entropy(log_probs);
         std::vector<double> saved(static_cast<size_t>(3 * count));
-        cpu::TokenLogProbsArgs<S, T> forward{};
+        TokenLogProbsArgs<S, T> forward{};
         forward.rows = logits.rows;
         forward.logits = logits.buffer.data() + logits.start;
         forward.targets = targets.data();
@@ -198,7 +198,7 @@ void log_prob_cases(Logits<S>& logits, Random& random) {
         forward.saved = saved.data();
         memory.kernels().template logits<S, T>().token_log_probs(forward, 1);
 
-        cpu::TokenLogProbsBackwardArgs<S, T> args{};
+        TokenLogProbsBackwardArgs<S, T> args{};
         args.rows = logits.rows;
         args.targets = memory.input(targets);
         args.inverse_temperature = inverse_temperature;
@@ -252,7 +252,7 @@ void sample_cases(Logits<S>& logits, Random& random) {
       }
       check(std::string("sample_tokens") + type_name<S>(),
             logits.shape + described + (bad ? ", bad row" : ""), [&](Memory& memory) {
-              cpu::SampleArgs<S, T> args{};
+              SampleArgs<S, T> args{};
               args.rows = logits.rows;
               args.logits = given.in(memory);
               args.inverse_temperature = options.inverse_temperature;
@@ -294,7 +294,7 @@ void divergence_cases(Logits<S>& logits, Random& random) {
   for (const bool save : {false, true}) {
     check(std::string("kl_divergence") + type_name<S>(), logits.shape + (save ? ", saved" : ""),
           [&](Memory& memory) {
-            cpu::DivergenceArgs<S, T> args{};
+            DivergenceArgs<S, T> args{};
             args.a_rows = logits.rows;
             args.b_rows = other.rows;
             args.a = logits.in(memory);
@@ -312,7 +312,7 @@ void divergence_cases(Logits<S>& logits, Random& random) {
           logits.shape + (a_wanted ? ", a" : "") + (b_wanted ? ", b" : ""), [&](Memory& memory) {
             std::vector<T> value(static_cast<size_t>(count));
             std::vector<double> saved(static_cast<size_t>(5 * count));
-            cpu::DivergenceArgs<S, T> forward{};
+            DivergenceArgs<S, T> forward{};
             forward.a_rows = logits.rows;
             forward.b_rows = other.rows;
             forward.a = logits.buffer.data() + logits.start;
@@ -326,7 +326,7 @@ void divergence_cases(Logits<S>& logits, Random& random) {
             if (count > 2 && logits.rows.inner_stride != 0) {
               poisoned.fill_row(2, __builtin_nan(""));
             }
-            cpu::DivergenceBackwardArgs<S, T> args{};
+            DivergenceBackwardArgs<S, T> args{};
             args.a_rows = logits.rows;
             args.b_rows = other.rows;
             args.a = poisoned.in(memory);
@@ -354,7 +354,7 @@ void gather_cases(Logits<S>& logits, Random& random) {
   std::vector<int64_t> actions(static_cast<size_t>(count));
   for (int64_t& action : actions) action = random.below(vocabulary);
   check(std::string("max_and_gather") + type_name<S>(), logits.shape, [&](Memory& memory) {
-    cpu::GatherArgs<S, T> args{};
+    GatherArgs<S, T> args{};
     args.rows = logits.rows;
     args.q = logits.in(memory);
     args.actions = memory.input(actions);
@@ -379,8 +379,8 @@ void cases_of() {
 void logit_cases() {
   cases_of<float, float>();
   cases_of<double, double>();
-  cases_of<cpu::Bfloat16, float>();
-  cases_of<cpu::Float16, float>();
+  cases_of<Bfloat16, float>();
+  cases_of<Float16, float>();
 }
 
 }  // namespace alignzoo::native

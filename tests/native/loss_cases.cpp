@@ -11,7 +11,7 @@ constexpr double kNearness = sizeof(T) == 4 ? 1e-5 : 1e-12;
 template <class T>
 constexpr double kSumNearness = sizeof(T) == 4 ? 2e-6 : 1e-12;
 
-void record(Memory& memory, const cpu::LossSums& sums, double nearness) {
+void record(Memory& memory, const LossSums& sums, double nearness) {
   memory.returned("loss", sums.loss, Agreement::kNear, nearness);
   memory.returned("clipped", sums.clipped, Agreement::kBits);
   memory.returned("kl", sums.kl, Agreement::kNear, nearness);
@@ -30,7 +30,7 @@ void policy_cases(const Tokens& tokens, Random& random) {
   }
   const auto advantages = random.numbers<T>(n, 2), weights = random.numbers<T>(n, 1);
   for (int kind = 0; kind < 3; ++kind) {
-    for (const auto level : {cpu::Level::kToken, cpu::Level::kSequence}) {
+    for (const auto level : {Level::kToken, Level::kSequence}) {
       // All combinations of the rest are taken in turn.
       const uint64_t choice = random.bits();
       for (uint64_t i = 0; i < (n < 2000 && !quick ? 4 : 2); ++i) {
@@ -41,7 +41,7 @@ void policy_cases(const Tokens& tokens, Random& random) {
             std::to_string(static_cast<int>(level)) + (row_means ? ", row means" : "") +
             (gradient ? ", gradient" : "") + (weighted ? ", weights" : "") + (dual ? ", dual" : "");
         check(std::string("policy_loss") + type_name<T>(), shape, [&](Memory& memory) {
-          cpu::PolicyLossArgs<T> args{};
+          PolicyLossArgs<T> args{};
           args.rows = tokens.rows(memory);
           args.log_probs = memory.input_where(tokens.mask, log_probs);
           args.old_log_probs = memory.input_where(tokens.mask, old_log_probs);
@@ -76,7 +76,7 @@ void value_cases(const Tokens& tokens, Random& random) {
       const std::string shape =
           tokens.shape + (clip ? ", clip" : "") + (gradient ? ", gradient" : "");
       check(std::string("value_loss") + type_name<T>(), shape, [&](Memory& memory) {
-        cpu::ValueLossArgs<T> args{};
+        ValueLossArgs<T> args{};
         args.rows = tokens.rows(memory);
         args.values = memory.input_where(tokens.mask, values);
         if (clip) args.old_values = memory.input_where(tokens.mask, old_values);
@@ -87,7 +87,7 @@ void value_cases(const Tokens& tokens, Random& random) {
         args.gradient_scale = 0.37;
         args.gradient =
             memory.output_if<T>(gradient, "gradient", n, Agreement::kNear, kNearness<T>);
-        const cpu::LossSums sums =
+        const LossSums sums =
             memory.kernels().template tokens<T>().value_loss(args, memory.threads());
         memory.returned("loss", sums.loss, Agreement::kNear, kSumNearness<T>);
         memory.returned("clipped", sums.clipped, Agreement::kBits);
@@ -112,7 +112,7 @@ void elementwise_cases() {
     for (const bool gradient : {false, true}) {
       const std::string shape = "[" + std::to_string(size) + "]" + (gradient ? ", gradient" : "");
       auto args_in = [&](Memory& memory, bool two) {
-        cpu::ElementwiseArgs<T> args{};
+        ElementwiseArgs<T> args{};
         args.size = size;
         args.x = memory.input(x);
         args.y = memory.input_if(two, y);
@@ -125,7 +125,7 @@ void elementwise_cases() {
       for (int estimator = 0; estimator < 5; ++estimator) {
         check(std::string("kl_penalty") + type_name<T>(),
               shape + ", estimator " + std::to_string(estimator), [&](Memory& memory) {
-                cpu::ElementwiseArgs<T> args = args_in(memory, true);
+                ElementwiseArgs<T> args = args_in(memory, true);
                 args.estimator = estimator;
                 memory.kernels().template tokens<T>().kl_penalty(args, memory.threads());
               });

@@ -19,12 +19,12 @@ std::vector<uint8_t> both(const std::vector<uint8_t>& a, const std::vector<uint8
 // The optional arguments of the scans.
 struct ScanOptions {
   bool bootstrap, next_values, terminated, truncated, terminated_per_row, truncated_per_row;
-  cpu::MaskMode mask_mode;
+  MaskMode mask_mode;
   std::string name;
 };
 
 std::vector<ScanOptions> scan_options() {
-  using cpu::MaskMode;
+  using MaskMode;
   return {
       {false, false, false, false, false, false, MaskMode::kCarry, "carry"},
       {true, false, false, false, false, false, MaskMode::kCarry, "carry, bootstrap"},
@@ -43,7 +43,7 @@ enum class Scan { kGae, kDiscountedReturns, kTdLambdaReturns, kVtrace };
 constexpr const char* kScanNames[] = {"gae", "discounted_returns", "td_lambda_returns", "vtrace"};
 
 template <class T>
-cpu::ScanFaults run_scan(Scan scan, const Memory& memory, const cpu::ScanArgs<T>& args) {
+ScanFaults run_scan(Scan scan, const Memory& memory, const ScanArgs<T>& args) {
   const cpu::TokenKernels<T>& kernels = memory.kernels().template tokens<T>();
   if (scan == Scan::kGae) return kernels.gae(args, memory.threads());
   if (scan == Scan::kVtrace) return kernels.vtrace(args, memory.threads());
@@ -70,7 +70,7 @@ void scan_cases(const Tokens& tokens, Random& random) {
       if (!with_values && options.next_values) continue;
       check(kScanNames[static_cast<int>(scan)] + std::string(type_name<T>()),
             tokens.shape + ", " + options.name, [&](Memory& memory) {
-              cpu::ScanArgs<T> args{};
+              ScanArgs<T> args{};
               args.rows = tokens.rows(memory);
               args.rewards = memory.input_where(mask, rewards);
               args.values = with_values ? memory.input_where(mask, values) : nullptr;
@@ -105,7 +105,7 @@ void scan_cases(const Tokens& tokens, Random& random) {
               args.advantages = memory.output_if<T>(with_advantages, "advantages", n,
                                                     Agreement::kNear, kNearness<T>);
               args.returns = memory.output<T>("returns", n, Agreement::kNear, kNearness<T>);
-              const cpu::ScanFaults faults = run_scan(scan, memory, args);
+              const ScanFaults faults = run_scan(scan, memory, args);
               memory.returned("hole_row", static_cast<double>(faults.hole_row), Agreement::kBits);
               memory.returned("cut_row", static_cast<double>(faults.cut_row), Agreement::kBits);
               if (faults.hole_row >= 0 || faults.cut_row >= 0) {
@@ -131,7 +131,7 @@ void td_target_cases(const Tokens& tokens, Random& random) {
       check(std::string("td_targets") + type_name<T>(),
             tokens.shape + ", n_step " + std::to_string(n_step) + (flags ? ", terminated" : ""),
             [&](Memory& memory) {
-              cpu::TdTargetsArgs<T> args{};
+              TdTargetsArgs<T> args{};
               args.rows = tokens.rows(memory);
               args.rewards = memory.input(rewards);
               args.next_values = memory.input(next_values);
@@ -150,16 +150,16 @@ void whiten_cases(const Tokens& tokens, Random& random) {
   const int64_t n = tokens.size();
   const auto x = random.numbers<T>(n, 3);
   check(std::string("moments") + type_name<T>(), tokens.shape, [&](Memory& memory) {
-    const cpu::Rows rows = tokens.rows(memory);
+    const Rows rows = tokens.rows(memory);
     const T* data = memory.input_where(tokens.mask, x);
-    const cpu::Moments moments = memory.kernels().template tokens<T>().moments(
+    const Moments moments = memory.kernels().template tokens<T>().moments(
         rows, data, tokens.mask_in(memory), memory.threads());
     if (moments.count != static_cast<double>(tokens.num_kept())) fail("count is wrong");
     memory.returned("mean", moments.mean, Agreement::kNear, 1e-12);
     memory.returned("m2", moments.m2, Agreement::kNear, 1e-12);
   });
   check(std::string("whiten") + type_name<T>(), tokens.shape, [&](Memory& memory) {
-    cpu::WhitenArgs<T> args{};
+    WhitenArgs<T> args{};
     args.rows = tokens.rows(memory);
     args.x = memory.input_where(tokens.mask, x);
     args.mask = tokens.mask_in(memory);
@@ -182,12 +182,12 @@ void group_cases() {
     for (int64_t i = 0; i < size; i += 5) {
       scores[static_cast<size_t>(i)] = i % 2 ? static_cast<T>(__builtin_nan("")) : T(1);
     }
-    for (const auto mode : {cpu::GroupMode::kGrpo, cpu::GroupMode::kDrGrpo, cpu::GroupMode::kRloo,
-                            cpu::GroupMode::kBatchStd}) {
+    for (const auto mode :
+         {GroupMode::kGrpo, GroupMode::kDrGrpo, GroupMode::kRloo, GroupMode::kBatchStd}) {
       const std::string shape =
           "[" + std::to_string(size) + "], mode " + std::to_string(static_cast<int>(mode));
       check_host(std::string("group_advantages") + type_name<T>(), shape, [&](Memory& memory) {
-        cpu::GroupArgs<T> args{};
+        GroupArgs<T> args{};
         args.size = size;
         args.scores = memory.input(scores);
         args.group_ids = memory.input(ids);
@@ -216,8 +216,8 @@ void cases_of() {
 void token_cases() {
   for_each_tokens([](const Tokens& tokens, Random&) {
     check("count_mask", tokens.shape, [&](Memory& memory) {
-      const cpu::Rows rows = tokens.rows(memory);
-      const cpu::MaskCounts counts = memory.kernels().count_mask(rows, tokens.mask_in(memory));
+      const Rows rows = tokens.rows(memory);
+      const MaskCounts counts = memory.kernels().count_mask(rows, tokens.mask_in(memory));
       const std::vector<uint8_t> live = tokens.live_rows();
       if (counts.tokens != tokens.num_kept()) fail("tokens is wrong");
       if (counts.rows != std::count(live.begin(), live.end(), 1)) fail("rows is wrong");
