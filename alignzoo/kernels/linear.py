@@ -11,6 +11,10 @@ from alignzoo.kernels.arrays import is_torch
 
 NAME = "linear_token_log_probs"
 CHUNK_BYTES = 64 << 20
+# On a CUDA device chunks are larger: each adds to the whole sum of the weight's gradient, which is
+# in memory. See `linear_torch`.
+CUDA_CHUNK_BYTES = 1 << 30
+CUDA_TILE = 128  # rows of a product's tile on such a device
 
 
 def check(
@@ -43,10 +47,10 @@ def check(
                 f"{NAME}: `{name}` is {_dtype(array)} but `hidden` is {_dtype(hidden)}; both must "
                 "have one dtype"
             )
-        if is_torch(array) and array.device.type != "cpu":
-            raise RuntimeError(
-                f"{NAME}: `{name}` lies on {array.device}, and this build has no CUDA kernels; "
-                "move it to the CPU with .cpu()"
+        if is_torch(array) and array.device != hidden.device:
+            raise ValueError(
+                f"{NAME}: `{name}` lies on {array.device} but `hidden` on {hidden.device}; both "
+                "must lie on one device"
             )
     legal = ["float32", "float64"] + (["bfloat16", "float16"] if is_torch(hidden) else [])
     if _dtype(hidden) not in legal:
@@ -78,10 +82,29 @@ def _dtype(array: Any) -> str:
 
 
 def rows_per_chunk(chunk_tokens: int | None, vocabulary: int, itemsize: int) -> int:
-    """Rows whose logits make a chunk; at least 1."""
+    """Rows whose logits make a chunk on the CPU; at least 1."""
     if chunk_tokens is not None:
         return int(chunk_tokens)
     return max(1, CHUNK_BYTES // max(1, vocabulary * itemsize))
+
+
+def cuda_rows_per_chunk(
+    chunk_tokens: int | None, num_rows: int, vocabulary: int, itemsize: int
+) -> int:
+    """The same on a CUDA device: as few chunks as hold `num_rows`, of about one size; at least 1.
+
+    A few rows left over for a last chunk would cost a product of its own that does not fill the
+    device.
+    """
+    if chunk_tokens is not None:
+        return int(chunk_tokens)
+    most = max(1, CUDA_CHUNK_BYTES // max(1, vocabulary * itemsize))
+    if most < CUDA_TILE:
+        return most
+    most -= most % CUDA_TILE
+    num_chunks = -(-max(1, num_rows) // most)
+    even = -(-num_rows // num_chunks)
+    return max(1, -(-even // CUDA_TILE) * CUDA_TILE)
 
 
 def numpy_forward(

@@ -132,7 +132,8 @@ def linear_token_log_probs(
     it. The backward pass makes each chunk's logits again and turns them into their gradient in
     place. Beyond inputs and outputs this needs one chunk of memory and, backward and for a weight
     below float32, its gradient's sum in float32. Rows whose target is `ignore_index` (and backward,
-    rows whose upstream gradient is 0) enter no product.
+    rows whose upstream gradient is 0) add nothing, whatever their hidden states are; on the CPU
+    they enter no product. On a CUDA device nothing waits for the device, so all rows do.
 
     torch: differentiable in `hidden`, `weight` and `bias`, once; the gradients of the last two are
     summed in float32 or wider. Logits have the dtype of `hidden`, as from a linear layer.
@@ -145,7 +146,8 @@ def linear_token_log_probs(
         temperature: above 0.
         entropy: whether to return the entropies too.
         ignore_index: the target that leaves a row out.
-        chunk_tokens: rows per chunk; default as many as make a chunk of 64 MB.
+        chunk_tokens: rows per chunk; default as many as make a chunk of 64 MB, on a CUDA device of
+            1 GB.
 
     Returns:
         log_probs, or (log_probs, entropies), [...]: float64 for float64 input, else float32.
