@@ -42,6 +42,46 @@ ALIGNZOO_HD PolicyTerm<F> policy_term(F ratio, F advantage, F low, F high, F dua
   }
 }
 
+// One token of the policy loss: its loss, the slope of that, and what the statistics count.
+template <class F>
+struct PolicyToken {
+  F loss, slope, clipped, kl, ratio;
+};
+
+// A masked token comes with zeros. With kByRow the ratio is row_ratio, which all tokens of the row
+// share, and the slope is by it; else the slope is by log_prob, as it always is for kCispo.
+template <PolicyKind kKind, bool kByRow, class F>
+ALIGNZOO_HD PolicyToken<F> policy_token(F log_prob, F old_log_prob, F advantage, F row_ratio, F low,
+                                        F high, F dual) {
+  using T = Element<F>;
+  const F zero = F(T(0)), limit = F(T(kMaxLogRatio));
+  const F d = log_prob - old_log_prob;
+  F ratio, kl;
+  exp_with_remainder(max(zero - limit, min(limit, d)), ratio, kl);
+  if constexpr (kByRow) ratio = row_ratio;
+  PolicyTerm<F> term = policy_term<kKind>(ratio, advantage, low, high, dual);
+  if constexpr (kKind == PolicyKind::kCispo) {
+    term.loss = term.loss * log_prob;
+  } else if constexpr (!kByRow) {
+    term.slope = select(abs(d) > limit, zero, term.slope * ratio);
+  }
+  return {term.loss, term.slope, term.clipped, kl, ratio};
+}
+
+// What the unmasked tokens of a row share: what its sum is multiplied by, 1 or 1 / count, and e to
+// the mean of their log-ratios with its derivative by any one of them.
+struct PolicyRow {
+  double weight, ratio, ratio_slope;
+};
+ALIGNZOO_HD PolicyRow policy_row(double log_ratios, double count, bool row_means) {
+  const double mean = count > 0 ? log_ratios / count : 0.0, limit = kMaxLogRatio;
+  PolicyRow row;
+  row.weight = row_means && count > 0 ? 1.0 / count : 1.0;
+  row.ratio = exp_in_range(min(limit, max(-limit, mean)));
+  row.ratio_slope = abs(mean) > limit || count == 0 ? 0.0 : row.ratio / count;
+  return row;
+}
+
 // 0.5 * max((v - R)^2, (clip(v, old - range, old + range) - R)^2) and its derivative by v.
 template <class F>
 ALIGNZOO_HD PolicyTerm<F> value_term(F value, F old_value, F target, F range) {
