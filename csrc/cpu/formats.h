@@ -3,72 +3,14 @@
 
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
+#include "math/storage.h"
 
 namespace alignzoo::cpu {
 inline namespace ALIGNZOO_ISA {
 
-template <class S>
-struct ComputeOf {
-  using type = S;
-};
-template <>
-struct ComputeOf<Bfloat16> {
-  using type = float;
-};
-template <>
-struct ComputeOf<Float16> {
-  using type = float;
-};
-template <class S>
-using Compute = typename ComputeOf<S>::type;
-
-ALIGNZOO_INLINE float float_from_bits(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
-ALIGNZOO_INLINE uint32_t bits_from_float(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-ALIGNZOO_INLINE float to_compute(float x) { return x; }
-ALIGNZOO_INLINE double to_compute(double x) { return x; }
-ALIGNZOO_INLINE float to_compute(Bfloat16 x) { return float_from_bits(uint32_t{x.bits} << 16); }
-ALIGNZOO_INLINE float to_compute(Float16 x) {
-  // Exponent and mantissa moved to float's place and rescaled by 2^112, which also settles the
-  // subnormal numbers; infinity and NaN get float's highest exponent.
-  uint32_t magnitude = x.bits & 0x7fffu;
-  float scaled = float_from_bits(magnitude << 13) * 0x1p112f;
-  uint32_t bits = bits_from_float(scaled);
-  if (magnitude >= 0x7c00u) bits = 0x7f800000u | ((magnitude & 0x3ffu) << 13);
-  return float_from_bits(bits | (uint32_t{x.bits & 0x8000u} << 16));
-}
-
-// To nearest, ties to even.
-ALIGNZOO_INLINE void from_compute(float x, float& out) { out = x; }
-ALIGNZOO_INLINE void from_compute(double x, double& out) { out = x; }
-ALIGNZOO_INLINE void from_compute(float x, Bfloat16& out) {
-  uint32_t bits = bits_from_float(x);
-  uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  out.bits = static_cast<uint16_t>(x == x ? rounded : (bits >> 16) | 0x40u);
-}
-ALIGNZOO_INLINE void from_compute(float x, Float16& out) {
-  uint32_t bits = bits_from_float(x), sign = (bits >> 16) & 0x8000u, size = bits & 0x7fffffffu;
-  uint32_t half;
-  if (size > 0x7f800000u) {
-    half = 0x7e00u;
-  } else if (size >= 0x477ff000u) {
-    half = 0x7c00u;  // rounds past the largest finite number
-  } else if (size >= 0x38800000u) {
-    half = (size - 0x38000000u + 0xfffu + ((size >> 13) & 1u)) >> 13;
-  } else {
-    // Adding 0.5 aligns the mantissa with the spacing of subnormal halves.
-    half = bits_from_float(float_from_bits(size) + 0.5f) - 0x3f000000u;
-  }
-  out.bits = static_cast<uint16_t>(sign | half);
-}
+using math::Compute;
+using math::from_compute;
+using math::to_compute;
 
 template <class S>
 ALIGNZOO_INLINE Wide<Compute<S>> load_as_compute(const S* from) {

@@ -57,29 +57,11 @@ ALIGNZOO_INLINE Compute<S> chunk_max(const S* logits, int64_t n) {
   return max_lanes(max(max(m0, m1), max(m2, m3)));
 }
 
-// What a row's logits are measured from: the largest so far, or 0 while all were -inf, whose
-// difference with itself is NaN.
+// Powers of 16 logits at a time.
 template <class T>
-ALIGNZOO_INLINE T finite_shift(double largest) {
-  return largest == -__builtin_inf() ? T(0) : static_cast<T>(largest);
-}
-
-// Powers e^{(z - largest) / temperature} of logits.
-template <class T>
-struct Powers {
-  Wide<T> shift, lowest, factor;
-
+struct Powers : math::Powers<Wide<T>> {
   ALIGNZOO_INLINE Powers(double largest, double inverse_temperature)
-      : shift(finite_shift<T>(largest)),
-        lowest(static_cast<T>(static_cast<double>(math::Exp2Constants<T>::kLowest) /
-                              (inverse_temperature * math::kLog2e))),
-        factor(static_cast<T>(inverse_temperature * math::kLog2e)) {}
-  // z - largest. Clamped from below, so that the product with a power of 0 is 0 even for -inf.
-  ALIGNZOO_INLINE Wide<T> distance(const Wide<T>& z) const { return max(lowest, z - shift); }
-  ALIGNZOO_INLINE Wide<T> of_distance(const Wide<T>& d) const {
-    return math::exp2_of_product(d, factor);
-  }
-  ALIGNZOO_INLINE Wide<T> of(const Wide<T>& z) const { return of_distance(distance(z)); }
+      : math::Powers<Wide<T>>(static_cast<T>(largest), math::PowerScale<T>(inverse_temperature)) {}
 };
 
 // Sums of one chunk as they grow, in two strands that take turns.

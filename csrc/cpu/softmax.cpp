@@ -17,9 +17,9 @@ void token_log_probs(const TokenLogProbsArgs<S, T>& args, int threads) {
                        : row_statistics<false>(logits, vocabulary, args.inverse_temperature);
       max = s.max;
       log_sum = __builtin_log(s.sum);
-      if (args.entropy) entropy = log_sum - s.weighted / s.sum;
+      if (args.entropy) entropy = math::entropy_of(s, log_sum);
       const double chosen = static_cast<double>(to_compute(logits[target]));
-      log_prob = (chosen - max) * args.inverse_temperature - log_sum;
+      log_prob = math::log_prob_of(chosen, max, log_sum, args.inverse_temperature);
     }
     args.log_probs[row] = static_cast<T>(log_prob);
     if (args.entropy) args.entropy[row] = static_cast<T>(entropy);

@@ -25,6 +25,20 @@ ALIGNZOO_HD float max(float a, float b) { return a > b ? a : b; }
 ALIGNZOO_HD double max(double a, double b) { return a > b ? a : b; }
 ALIGNZOO_HD float min(float a, float b) { return a < b ? a : b; }
 ALIGNZOO_HD double min(double a, double b) { return a < b ? a : b; }
+
+// max(bound, x) where the bound is a number: NaN is returned as it came.
+template <class F>
+ALIGNZOO_HD F max_or_nan(F bound, F x) {
+  return max(bound, x);
+}
+#if defined(__CUDA_ARCH__)
+ALIGNZOO_HD float max_or_nan(float bound, float x) {
+  float out;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(bound), "f"(x));
+  return out;
+}
+#endif
+
 ALIGNZOO_HD float select(bool mask, float a, float b) { return mask ? a : b; }
 ALIGNZOO_HD double select(bool mask, double a, double b) { return mask ? a : b; }
 ALIGNZOO_HD float abs(float a) { return a < 0 ? -a : a; }
