@@ -37,8 +37,8 @@ def _once_only(gradient: Tensor, *inputs: Tensor | None) -> Tensor:
 
 def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     """gradient * upstream, without the work where a loss is the end of the graph."""
-    if torch.compiler.is_compiling() or type(gradient) is not Tensor:
-        return gradient * upstream
+    if torch.compiler.is_compiling() or type(gradient) is not Tensor or gradient.is_cuda:
+        return gradient * upstream  # a look at a device's number would wait for it
     if upstream.ndim == 0 and upstream == 1:
         return gradient
     return torch.mul(gradient, upstream, out=_core.empty_like(gradient))
@@ -227,14 +227,14 @@ class _MaxAndGather(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         largest, argmax, chosen = _native().max_and_gather(q, actions)
         ctx.save_for_backward(argmax, actions)
-        ctx.shape, ctx.dtype = q.shape, q.dtype
+        ctx.shape, ctx.dtype, ctx.device = q.shape, q.dtype, q.device
         ctx.mark_non_differentiable(argmax)
         return largest, argmax, chosen
 
     @staticmethod
     def backward(ctx: Any, up_max: Tensor, _: Any, up_chosen: Tensor) -> Any:
         argmax, actions = ctx.saved_tensors
-        gradient = torch.zeros(ctx.shape, dtype=ctx.dtype)
+        gradient = torch.zeros(ctx.shape, dtype=ctx.dtype, device=ctx.device)
         for index, up in ((argmax, up_max), (actions.long(), up_chosen)):
             gradient.scatter_add_(-1, index[..., None], up.detach().to(ctx.dtype)[..., None])
         return _once_only(gradient, up_max, up_chosen), None

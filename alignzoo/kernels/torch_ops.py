@@ -23,7 +23,8 @@ _library = torch.library.Library("alignzoo", "FRAGMENT")
 def _operator(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> Any:
     name = schema.split("(")[0]
     _library.define(schema)
-    _library.impl(name, kernel, "CPU")
+    for device in ("CPU", "CUDA"):
+        _library.impl(name, kernel, device)
     torch.library.register_fake(f"alignzoo::{name}", fake, lib=_library)
     operator = getattr(torch.ops.alignzoo, name)
 

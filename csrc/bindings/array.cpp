@@ -99,8 +99,16 @@ bool Array::contiguous() const {
   return true;
 }
 
-void make_contiguous(Array& array) {
+std::string text_of(const Device& device) {
+  return device.cuda ? "cuda:" + std::to_string(device.index) : "the CPU";
+}
+
+void make_contiguous(const Call& call, Array& array) {
   if (array.contiguous()) return;
+  if (array.device.cuda) {
+    array = torch_method(call, array, "contiguous");
+    return;
+  }
   const int64_t size = array.size(), item = size_of(array.dtype);
   const int ndim = array.ndim();
   std::shared_ptr<char[]> buffer(new char[static_cast<size_t>(size * item)]);
@@ -156,10 +164,7 @@ Array Call::floats(const char* name, py::handle object, bool half_too) const {
 Array Call::floats_like(const char* name, py::handle object, const Array& like, const Shape& shape,
                         const char* wanted) const {
   Array out = floats(name, object, like.dtype == DType::kFloat16 || like.dtype == DType::kBfloat16);
-  if (out.library != like.library) {
-    type_error("`" + out.name + "` and `" + like.name +
-               "` come from different libraries; both must be NumPy arrays or torch tensors");
-  }
+  check_company(out, like);
   if (out.dtype != like.dtype) {
     type_error("`" + out.name + "` is " + name_of(out.dtype) + " but `" + like.name + "` is " +
                name_of(like.dtype) + "; both must have one dtype");
@@ -168,21 +173,29 @@ Array Call::floats_like(const char* name, py::handle object, const Array& like, 
     value_error("`" + out.name + "` is " + text_of(out.shape) + " but `" + like.name + "` is " +
                 text_of(like.shape) + "; " + wanted);
   }
-  make_contiguous(out);
+  make_contiguous(*this, out);
   return out;
 }
 
 Array Call::integers(const char* name, py::handle object, const Array& like) const {
   Array out = array(name, object);
-  if (out.library != like.library) {
-    type_error("`" + out.name + "` and `" + like.name +
-               "` come from different libraries; both must be NumPy arrays or torch tensors");
-  }
+  check_company(out, like);
   if (!is_integer(out.dtype)) {
     type_error("`" + out.name + "` is " + name_of(out.dtype) + "; expected integers");
   }
-  make_contiguous(out);
+  make_contiguous(*this, out);
   return out;
+}
+
+void Call::check_company(const Array& array, const Array& like) const {
+  const std::string both = "`" + array.name + "` and `" + like.name + "` ";
+  if (array.library != like.library) {
+    type_error(both + "come from different libraries; both must be NumPy arrays or torch tensors");
+  }
+  if (array.device != like.device) {
+    value_error("`" + array.name + "` lies on " + text_of(array.device) + " but `" + like.name +
+                "` on " + text_of(like.device) + "; both must lie on one device");
+  }
 }
 
 void Call::check_shape(const Array& array, const Array& like, const char* wanted) const {
@@ -320,11 +333,16 @@ std::vector<int64_t> int64s_of(const Array& array) {
       array, [&](const auto* from) { return std::vector<int64_t>(from, from + array.size()); });
 }
 
+Array int64s_on_device(const Call& call, const Array& array) {
+  return array.dtype == DType::kInt64 ? array : torch_cast(call, array, DType::kInt64);
+}
+
 Bytes bytes_of(const Call& call, Array array) {
   Bytes out;
+  if (array.device.cuda && size_of(array.dtype) > 1) array = torch_cast(call, array, DType::kBool);
   out.array = array;
   out.data = array.as<const uint8_t>();
-  if (array.dtype == DType::kBool) return out;
+  if (array.dtype == DType::kBool || array.device.cuda) return out;
   const int64_t size = array.size();
   out.converted.reset(new uint8_t[static_cast<size_t>(size) + 1]);  // never null, even when empty
   by_integer(array, [&](const auto* from) {

@@ -43,15 +43,24 @@ using Shape = std::vector<int64_t>;
 std::string text_of(const Shape& shape);  // "[4, 10]"
 std::string text_of(py::handle object);   // str(object)
 
+// Where an array lies: on the host, or a CUDA device.
+struct Device {
+  bool cuda = false;
+  int index = 0;
+  bool operator!=(const Device& other) const { return cuda != other.cuda || index != other.index; }
+};
+std::string text_of(const Device& device);  // "cuda:0"
+
 // A caller's array: where it lies and what it looks like. Strides count elements.
 struct Array {
   std::string name;
   Library library = Library::kNumpy;
   DType dtype = DType::kOther;
+  Device device;
   char* data = nullptr;
   Shape shape, strides;
   py::object owner;                // keeps `data` alive
-  std::shared_ptr<char[]> copied;  // or this does, after make_contiguous
+  std::shared_ptr<char[]> copied;  // or this does, after make_contiguous on the host
 
   int64_t size() const;
   bool contiguous() const;
@@ -62,8 +71,10 @@ struct Array {
   }
 };
 
-// Copies the elements into a buffer of its own if they do not lie one after the other.
-void make_contiguous(Array& array);
+class Call;
+
+// Copies the elements into memory of their own if they do not lie one after the other.
+void make_contiguous(const Call& call, Array& array);
 
 // A call of one of our functions: takes its arguments and names them in what it raises.
 class Call {
@@ -81,6 +92,8 @@ class Call {
                     const char* wanted) const;
   Array integers(const char* name, py::handle object, const Array& like) const;
   void check_shape(const Array& array, const Array& like, const char* wanted) const;
+  // Raises unless both are of one library and lie on one device.
+  void check_company(const Array& array, const Array& like) const;
 
   double number(const char* name, py::handle object) const;
   double number_within(const char* name, py::handle object, double lowest, double highest) const;
@@ -96,7 +109,8 @@ class Call {
   std::string function_;
 };
 
-// Bytes that are 0 or 1, of a bool or integer array; other values are a ValueError.
+// Bytes that are 0 or 1, of a bool or integer array. Other values are a ValueError; on a device,
+// where nobody looks before the kernel does, they count as 1.
 struct Bytes {
   Array array;
   std::unique_ptr<uint8_t[]> converted;
@@ -108,8 +122,10 @@ Bytes optional_mask(const Call& call, const char* name, py::handle object, const
                     const char* wanted);
 
 std::vector<int64_t> int64s_of(const Array& array);
+// The array as int64, contiguous, for an array on a device.
+Array int64s_on_device(const Call& call, const Array& array);
 
-// A new array of the library, contiguous, and its memory.
+// A new array, contiguous, and its memory.
 struct Output {
   py::object object;
   char* data = nullptr;
@@ -122,8 +138,10 @@ struct Output {
 inline py::object object_or_none(const Output& out) {
   return out.object ? out.object : py::object(py::none());
 }
-Output make_output(Library library, DType dtype, const Shape& shape);
-Output make_scalar(Library library, DType dtype, double value);
+// Of the library, and on the device, of `like`.
+Output make_output(const Array& like, DType dtype, const Shape& shape);
+// A 0-d array that holds the value, on the host.
+Output make_scalar(const Array& like, DType dtype, double value);
 
 // Threads to use for this many elements of work; 1 where a fork and join would not pay.
 int threads_for(int64_t work);
@@ -143,7 +161,12 @@ class Unlocked {
 // bindings/torch.cpp
 bool is_torch(py::handle object);
 void take_torch(const Call& call, py::handle object, Array& out);
-Output make_torch_output(DType dtype, const Shape& shape);
-int torch_num_threads();  // 0 where torch is not loaded
+Output make_torch_output(const Device& device, DType dtype, const Shape& shape);
+// The result of one of the tensor's own methods, taken as an array again.
+Array torch_method(const Call& call, const Array& array, const char* method);
+Array torch_cast(const Call& call, const Array& array, DType dtype);
+Array torch_stable_order(const Call& call, const Array& keys);  // indices that sort [N] keys
+std::string torch_device(const Device& device);                 // its name, to allocate there
+int torch_num_threads();                                        // 0 where torch is not loaded
 
 }  // namespace alignzoo::bindings

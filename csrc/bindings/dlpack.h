@@ -6,7 +6,7 @@
 
 namespace alignzoo::bindings {
 
-constexpr int32_t kDlpackCpu = 1;
+constexpr int32_t kDlpackCpu = 1, kDlpackCuda = 2;
 constexpr uint8_t kDlpackInt = 0, kDlpackUint = 1, kDlpackFloat = 2, kDlpackBfloat = 4,
                   kDlpackBool = 6;
 
@@ -50,7 +50,7 @@ struct DlpackExchange {
   void* export_managed;
   int (*import_managed)(DlpackManaged* managed, void** object);  // takes it over
   int (*view)(void* object, DlpackTensor* out);                  // borrowed
-  void* current_stream;
+  int (*current_stream)(int32_t device_type, int32_t device_id, void** stream);
 };
 
 }  // namespace alignzoo::bindings

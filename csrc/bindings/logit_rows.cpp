@@ -25,7 +25,7 @@ LogitRows logit_rows(const Call& call, Array& logits) {
     }
   }
   if (sizes.size() > 2 || (rows.vocabulary > 1 && logits.strides.back() != 1)) {
-    make_contiguous(logits);
+    make_contiguous(call, logits);
     sizes = {rows.count};
     strides = {rows.vocabulary};
   }
@@ -39,8 +39,8 @@ LogitRows logit_rows(const Call& call, Array& logits) {
 
 Shape leading(const Array& logits) { return Shape(logits.shape.begin(), logits.shape.end() - 1); }
 
-std::vector<int64_t> row_indices(const Call& call, const char* name, py::handle object,
-                                 const Array& logits, int64_t vocabulary, const int64_t* ignored) {
+Indices row_indices(const Call& call, const char* name, py::handle object, const Array& logits,
+                    int64_t vocabulary, const int64_t* ignored) {
   Array indices = call.integers(name, object, logits);
   const std::string quoted = std::string("`") + name + "`";
   const Shape expected = leading(logits);
@@ -48,8 +48,15 @@ std::vector<int64_t> row_indices(const Call& call, const char* name, py::handle 
     call.value_error(quoted + " is " + text_of(indices.shape) + " but `" + logits.name + "` is " +
                      text_of(logits.shape) + "; " + quoted + " must be " + text_of(expected));
   }
-  std::vector<int64_t> out = int64s_of(indices);
-  for (int64_t& index : out) {
+  Indices out;
+  if (indices.device.cuda) {
+    out.on_device = int64s_on_device(call, indices);
+    out.data = out.on_device.as<const int64_t>();
+    return out;
+  }
+  out.checked = int64s_of(indices);
+  out.data = out.checked.data();
+  for (int64_t& index : out.checked) {
     if (ignored != nullptr && index == *ignored) {
       index = -1;
     } else if (index < 0 || index >= vocabulary) {

@@ -12,9 +12,17 @@ namespace alignzoo::bindings {
 // are left, or the last is strided, the array is copied first.
 LogitRows logit_rows(const Call& call, Array& logits);
 
+// One index for each row.
+struct Indices {
+  std::vector<int64_t> checked;  // what `data` points to on the host
+  Array on_device;               // or this
+  const int64_t* data = nullptr;
+};
+
 // An index [...] into each row, checked; `ignored`, where given, stands for none and becomes -1.
-std::vector<int64_t> row_indices(const Call& call, const char* name, py::handle object,
-                                 const Array& logits, int64_t vocabulary, const int64_t* ignored);
+// On a device it stays what it is, and nothing is checked.
+Indices row_indices(const Call& call, const char* name, py::handle object, const Array& logits,
+                    int64_t vocabulary, const int64_t* ignored);
 
 // The leading dimensions of [..., V].
 Shape leading(const Array& logits);

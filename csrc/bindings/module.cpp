@@ -1,27 +1,24 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings/array.h"
+#include "bindings/cuda.h"
 #include "bindings/functions.h"
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
-#if defined(ALIGNZOO_CUDA)
-#include "cuda/device.h"
-#endif
 
 namespace py = pybind11;
 using namespace alignzoo;
 
 namespace {
 
-#if defined(ALIGNZOO_CUDA)
-constexpr bool kCudaBuilt = true;
-int cuda_device_count() { return cuda::device_count(); }
-int cuda_runtime_version() { return cuda::runtime_version(); }
-#else
-constexpr bool kCudaBuilt = false;
-int cuda_device_count() { return 0; }
-int cuda_runtime_version() { return 0; }
-#endif
+int cuda_device_count() {
+  const cuda::Kernels* table = bindings::cuda_kernels();
+  return table == nullptr ? 0 : table->device_count();
+}
+int cuda_runtime_version() {
+  const cuda::Kernels* table = bindings::cuda_kernels();
+  return table == nullptr ? 0 : table->runtime_version();
+}
 
 py::dict build_info() {
   py::dict info;
@@ -34,7 +31,7 @@ py::dict build_info() {
   info["isa"] = cpu::kernels().isa;
   info["threads"] = bindings::num_threads();
   info["pool"] = cpu::has_openmp() ? "torch" : "own";
-  info["cuda_built"] = kCudaBuilt;
+  info["cuda_built"] = !bindings::cuda_library().empty();
   return info;
 }
 
@@ -42,10 +39,11 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "alignzoo's native core. Its callers are in alignzoo/kernels, which documents it.";
-  m.attr("cuda_built") = kCudaBuilt;
+  m.attr("cuda_built") = !bindings::cuda_library().empty();
   m.def("build_info", build_info);
   m.def("cuda_device_count", cuda_device_count);
   m.def("cuda_runtime_version", cuda_runtime_version);
+  m.def("take_faults", bindings::take_faults);
   m.def("empty_like", bindings::empty_like);
   m.def("gae", bindings::gae);
   m.def("discounted_returns", bindings::discounted_returns);

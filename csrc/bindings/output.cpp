@@ -34,9 +34,10 @@ Output make_numpy_output(DType dtype, const Shape& shape) {
 
 }  // namespace
 
-Output make_output(Library library, DType dtype, const Shape& shape) {
-  Output out = library == Library::kTorch ? make_torch_output(dtype, shape)
-                                          : make_numpy_output(dtype, shape);
+Output make_output(const Array& like, DType dtype, const Shape& shape) {
+  Output out = like.library == Library::kTorch ? make_torch_output(like.device, dtype, shape)
+                                               : make_numpy_output(dtype, shape);
+  if (like.device.cuda) return out;
   size_t bytes = static_cast<size_t>(size_of(dtype));
   for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
   advise_huge_pages(out.data, bytes);
@@ -45,11 +46,11 @@ Output make_output(Library library, DType dtype, const Shape& shape) {
 
 py::object empty_like(py::object array) {
   const Array like = Call("empty_like").array("array", array);
-  return make_output(like.library, like.dtype, like.shape).object;
+  return make_output(like, like.dtype, like.shape).object;
 }
 
-Output make_scalar(Library library, DType dtype, double value) {
-  Output out = make_output(library, dtype, {});
+Output make_scalar(const Array& like, DType dtype, double value) {
+  Output out = make_output(like, dtype, {});
   if (dtype == DType::kFloat32) {
     *out.as<float>() = static_cast<float>(value);
   } else {

@@ -1,6 +1,8 @@
 // gae, discounted_returns, td_lambda_returns, vtrace, td_targets.
+#include "bindings/cuda.h"
 #include "bindings/functions.h"
 #include "bindings/tokens.h"
+#include "cuda/scan_plan.h"
 
 namespace alignzoo::bindings {
 namespace {
@@ -65,7 +67,7 @@ Episodes episodes_of(const Call& call, py::handle rewards_in, py::handle values_
                      py::handle mask_mode) {
   Episodes out;
   out.rewards = call.floats("rewards", rewards_in);
-  make_contiguous(out.rewards);
+  make_contiguous(call, out.rewards);
   const Array& rewards = out.rewards;
   out.wanted = cu_seqlens.is_none() ? "both must be [B, T]" : "both must be [N]";
   if (values_in) {
@@ -89,16 +91,27 @@ Episodes episodes_of(const Call& call, py::handle rewards_in, py::handle values_
   return out;
 }
 
-// Runs kernel(float or double, threads) without the GIL and raises for what it found at fault.
-template <class Kernel>
-void run_scan(const Call& call, const Episodes& episodes, Kernel kernel) {
-  const int64_t work = episodes.rewards.size();
+// Runs the kernel that `choose` picks from a table of either device, on args_of(float or double).
+// On the host without the GIL, and raising for what it found at fault.
+template <class ArgsOf, class Choose>
+void run_scan(const Call& call, const Episodes& episodes, ArgsOf args_of, Choose choose) {
+  const Array& rewards = episodes.rewards;
+  if (rewards.device.cuda) {
+    Launch launch(call, rewards);
+    void* workspace =
+        launch.workspace(cuda::scan_workspace_bytes(episodes.layout.rows, size_of(rewards.dtype)));
+    return by_type(rewards.dtype, [&](auto number) {
+      const auto kernel = choose(launch.kernels.tokens<decltype(number)>());
+      launch.check(kernel(launch.queue, args_of(number), workspace));
+    });
+  }
+  const int64_t work = rewards.size();
   const int threads = threads_for(work);
   ScanFaults faults;
-  by_type(episodes.rewards.dtype, [&](auto number) {
-    const auto& kernels = cpu::kernels().tokens<decltype(number)>();
+  by_type(rewards.dtype, [&](auto number) {
+    const auto kernel = choose(cpu::kernels().tokens<decltype(number)>());
     Unlocked unlocked(work);
-    faults = kernel(number, kernels, threads);
+    faults = kernel(args_of(number), threads);
   });
   if (faults.hole_row >= 0) {
     call.value_error("`mask` has a hole in row " + std::to_string(faults.hole_row) +
@@ -114,9 +127,7 @@ void run_scan(const Call& call, const Episodes& episodes, Kernel kernel) {
   }
 }
 
-Output output_like(const Array& array) {
-  return make_output(array.library, array.dtype, array.shape);
-}
+Output output_like(const Array& array) { return make_output(array, array.dtype, array.shape); }
 
 }  // namespace
 
@@ -129,10 +140,12 @@ py::object gae(py::object rewards, py::object values, py::object gamma_in, py::o
   const Episodes episodes = episodes_of(call, rewards, values, mask, terminated, truncated,
                                         bootstrap, next_values, cu_seqlens, mask_mode);
   const Output advantages = output_like(episodes.rewards), returns = output_like(episodes.rewards);
-  run_scan(call, episodes, [&](auto number, const auto& kernels, int threads) {
-    using T = decltype(number);
-    return kernels.gae(episodes.args<T>(gamma, lambda, advantages, returns), threads);
-  });
+  run_scan(
+      call, episodes,
+      [&](auto number) {
+        return episodes.args<decltype(number)>(gamma, lambda, advantages, returns);
+      },
+      [](const auto& kernels) { return kernels.gae; });
   return py::make_tuple(advantages.object, returns.object);
 }
 
@@ -140,10 +153,12 @@ namespace {
 
 py::object returns_of(const Call& call, const Episodes& episodes, double gamma, double lambda) {
   const Output returns = output_like(episodes.rewards);
-  run_scan(call, episodes, [&](auto number, const auto& kernels, int threads) {
-    using T = decltype(number);
-    return kernels.td_lambda_returns(episodes.args<T>(gamma, lambda, Output(), returns), threads);
-  });
+  run_scan(
+      call, episodes,
+      [&](auto number) {
+        return episodes.args<decltype(number)>(gamma, lambda, Output(), returns);
+      },
+      [](const auto& kernels) { return kernels.td_lambda_returns; });
   return returns.object;
 }
 
@@ -193,7 +208,7 @@ py::object vtrace(py::object log_probs_in, py::object old_log_probs_in, py::obje
   const Array old_log_probs =
       call.floats_like("old_log_probs", old_log_probs_in, rewards, rewards.shape, episodes.wanted);
   const Output targets = output_like(rewards), advantages = output_like(rewards);
-  run_scan(call, episodes, [&](auto number, const auto& kernels, int threads) {
+  const auto args_of = [&](auto number) {
     using T = decltype(number);
     ScanArgs<T> args = episodes.args<T>(gamma, lambda, advantages, targets);
     args.log_probs = log_probs.as<const T>();
@@ -201,8 +216,9 @@ py::object vtrace(py::object log_probs_in, py::object old_log_probs_in, py::obje
     args.clip_rho = static_cast<T>(clip_rho);
     args.clip_c = static_cast<T>(clip_c);
     args.clip_pg_rho = static_cast<T>(clip_pg_rho);
-    return kernels.vtrace(args, threads);
-  });
+    return args;
+  };
+  run_scan(call, episodes, args_of, [](const auto& kernels) { return kernels.vtrace; });
   return py::make_tuple(targets.object, advantages.object);
 }
 
@@ -212,7 +228,7 @@ py::object td_targets(py::object rewards_in, py::object next_values_in, py::obje
   const double gamma = call.number_within("gamma", gamma_in, 0, 1);
   const int64_t n_step = call.integer("n_step", n_step_in, 1);
   Array rewards = call.floats("rewards", rewards_in);
-  make_contiguous(rewards);
+  make_contiguous(call, rewards);
   const char* wanted = "both must have one shape";
   const Array next_values =
       call.floats_like("next_values", next_values_in, rewards, rewards.shape, wanted);
@@ -226,11 +242,16 @@ py::object td_targets(py::object rewards_in, py::object next_values_in, py::obje
   const int threads = threads_for(work);
   by_type(rewards.dtype, [&](auto number) {
     using T = decltype(number);
+    const TdTargetsArgs<T> args{layout.rows,     rewards.as<const T>(), next_values.as<const T>(),
+                                terminated.data, static_cast<T>(gamma), n_step,
+                                targets.as<T>()};
+    if (rewards.device.cuda) {
+      const Launch launch(call, rewards);
+      return launch.check(launch.kernels.tokens<T>().td_targets(launch.queue, args));
+    }
     const auto& kernels = cpu::kernels().tokens<T>();
     Unlocked unlocked(work);
-    kernels.td_targets({layout.rows, rewards.as<const T>(), next_values.as<const T>(),
-                        terminated.data, static_cast<T>(gamma), n_step, targets.as<T>()},
-                       threads);
+    kernels.td_targets(args, threads);
   });
   return targets.object;
 }

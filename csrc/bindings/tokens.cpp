@@ -28,6 +28,13 @@ Layout layout_of(const Call& call, const Array& array, py::handle cu_seqlens, bo
   if (bounds.ndim() != 1 || bounds.size() < 1) {
     call.value_error("`cu_seqlens` is " + text_of(bounds.shape) + "; expected [B + 1]");
   }
+  out.rows.count = bounds.size() - 1;
+  if (bounds.device.cuda) {
+    out.device_offsets = int64s_on_device(call, bounds);
+    out.rows.offsets = out.device_offsets.as<const int64_t>();
+    out.rows.width = array.size();
+    return out;
+  }
   out.offsets = int64s_of(bounds);
   if (out.offsets.front() != 0 || out.offsets.back() != array.size()) {
     call.value_error("`cu_seqlens` runs from " + std::to_string(out.offsets.front()) + " to " +
@@ -42,7 +49,6 @@ Layout layout_of(const Call& call, const Array& array, py::handle cu_seqlens, bo
     }
     out.rows.width = std::max(out.rows.width, length);
   }
-  out.rows.count = bounds.size() - 1;
   out.rows.offsets = out.offsets.data();
   return out;
 }

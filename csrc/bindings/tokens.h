@@ -9,6 +9,7 @@ namespace alignzoo::bindings {
 struct Layout {
   Rows rows;
   std::vector<int64_t> offsets;  // what rows.offsets points to, where packed
+  Array device_offsets;          // or this, on a device: unchecked, and rows.width is all tokens
 };
 
 // The layout of `array`. Without cu_seqlens an array that is not [B, T] is an error, or with

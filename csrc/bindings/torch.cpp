@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "bindings/array.h"
+#include "bindings/cuda.h"
 #include "bindings/dlpack.h"
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
@@ -124,30 +125,85 @@ void take_torch(const Call& call, py::handle object, Array& out) {
   PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(object.ptr()));
   const bool exact = type == torch->tensor.ptr() || type == torch->parameter.ptr();
   DlpackTensor view;
-  view.device = {kDlpackCpu, 0};
+  view.device = {-1, 0};
   if (exact && torch->exchange != nullptr && torch->exchange->view != nullptr) {
     if (torch->exchange->view(object.ptr(), &view) != 0) {
       PyErr_Clear();  // a device without memory to look at, such as meta
       view.device.type = -1;
     }
-  } else if (text_of(object.attr("device").attr("type")) != "cpu") {
-    view.device.type = -1;
   } else {
-    py::object capsule = object.attr("detach")().attr("__dlpack__")();
-    void* managed = PyCapsule_GetPointer(capsule.ptr(), "dltensor");
-    if (managed == nullptr) throw py::error_already_set();
-    view = *static_cast<DlpackTensor*>(managed);
-    out.owner = capsule;  // its destructor frees what it still holds
+    const std::string device = text_of(object.attr("device").attr("type"));
+    if (device == "cpu" || device == "cuda") {
+      py::object capsule = object.attr("detach")().attr("__dlpack__")();
+      void* managed = PyCapsule_GetPointer(capsule.ptr(), "dltensor");
+      if (managed == nullptr) throw py::error_already_set();
+      view = *static_cast<DlpackTensor*>(managed);
+      out.owner = capsule;  // its destructor frees what it still holds
+    }
   }
-  if (view.device.type != kDlpackCpu) {
-    const std::string device = text_of(object.attr("device"));
-    PyErr_SetString(PyExc_RuntimeError,
-                    (call.function() + ": `" + out.name + "` lies on " + device +
-                     ", and this build has no CUDA kernels; move it to the CPU with .cpu()")
-                        .c_str());
-    throw py::error_already_set();
+  if (view.device.type == kDlpackCuda) {
+    out.device = {true, view.device.id};
+  } else if (view.device.type != kDlpackCpu) {
+    throw std::runtime_error(call.function() + ": `" + out.name + "` lies on " +
+                             text_of(object.attr("device")) +
+                             "; expected the CPU or a CUDA device");
+  } else if (host_is_cuda()) {
+    out.device = {true, 0};
+  }
+  if (out.device.cuda && cuda_library().empty()) {
+    raise_no_cuda(call.function(), out.name, text_of(out.device));
   }
   describe(view, out);
+}
+
+namespace {
+
+Array taken_again(const Call& call, const Array& from, py::handle object) {
+  Array out;
+  out.name = from.name;
+  take_torch(call, object, out);
+  return out;
+}
+
+// What the tensor's methods are called on: the owner itself, or, where that is what a subclass
+// exported, a tensor made of it.
+py::object tensor_of(const Array& array) {
+  if (!PyCapsule_CheckExact(array.owner.ptr())) return array.owner.attr("detach")();
+  return py::module_::import("torch").attr("from_dlpack")(array.owner);
+}
+
+}  // namespace
+
+Array torch_method(const Call& call, const Array& array, const char* method) {
+  return taken_again(call, array, tensor_of(array).attr(method)());
+}
+
+Array torch_cast(const Call& call, const Array& array, DType dtype) {
+  const py::object wanted = torch_if_loaded()->dtypes[static_cast<int>(dtype)];
+  return taken_again(call, array, tensor_of(array).attr("to")(wanted));
+}
+
+Array torch_stable_order(const Call& call, const Array& keys) {
+  const py::tuple sorted = tensor_of(keys).attr("sort")(py::arg("stable") = true);
+  return taken_again(call, keys, sorted[1]);
+}
+
+std::string torch_device(const Device& device) {
+  return device.cuda && !host_is_cuda() ? text_of(device) : "cpu";
+}
+
+void* torch_stream(int device) {
+  const Torch* torch = torch_if_loaded();
+  void* stream = nullptr;
+  if (torch->exchange != nullptr && torch->exchange->current_stream != nullptr) {
+    if (torch->exchange->current_stream(kDlpackCuda, device, &stream) != 0) {
+      throw py::error_already_set();
+    }
+    return stream;
+  }
+  const py::object current =
+      py::module_::import("torch").attr("cuda").attr("current_stream")(device);
+  return reinterpret_cast<void*>(py::cast<uintptr_t>(current.attr("cuda_stream")));
 }
 
 namespace {
@@ -155,15 +211,18 @@ namespace {
 DlpackType dlpack_type_of(DType dtype) {
   const auto bits = static_cast<uint8_t>(8 * size_of(dtype));
   const auto code = dtype == DType::kInt64      ? kDlpackInt
+                    : dtype == DType::kUint8    ? kDlpackUint
                     : dtype == DType::kBfloat16 ? kDlpackBfloat
                                                 : kDlpackFloat;
   return {code, bits, 1};
 }
 
 // By torch's own allocator, without a Python call; false if it could not.
-bool allocate(const DlpackExchange& exchange, DType dtype, const Shape& shape, Output& out) {
+bool allocate(const DlpackExchange& exchange, const Device& device, DType dtype, const Shape& shape,
+              Output& out) {
   DlpackTensor like{};
-  like.device = {kDlpackCpu, 0};
+  const bool device_is_real = device.cuda && !host_is_cuda();
+  like.device = {device_is_real ? kDlpackCuda : kDlpackCpu, device_is_real ? device.index : 0};
   like.ndim = static_cast<int32_t>(shape.size());
   like.dtype = dlpack_type_of(dtype);
   like.shape = const_cast<int64_t*>(shape.data());
@@ -181,16 +240,19 @@ bool allocate(const DlpackExchange& exchange, DType dtype, const Shape& shape, O
 
 }  // namespace
 
-Output make_torch_output(DType dtype, const Shape& shape) {
+Output make_torch_output(const Device& device, DType dtype, const Shape& shape) {
   Torch* torch = torch_if_loaded();
   Output out;
   if (torch->exchange != nullptr && torch->exchange->allocate != nullptr &&
-      torch->exchange->import_managed != nullptr && allocate(*torch->exchange, dtype, shape, out)) {
+      torch->exchange->import_managed != nullptr &&
+      allocate(*torch->exchange, device, dtype, shape, out)) {
     return out;
   }
   py::tuple sizes(shape.size());
   for (size_t i = 0; i < shape.size(); ++i) sizes[i] = py::int_(shape[i]);
-  out.object = torch->empty(sizes, py::arg("dtype") = torch->dtypes[static_cast<int>(dtype)]);
+
+  out.object = torch->empty(sizes, py::arg("dtype") = torch->dtypes[static_cast<int>(dtype)],
+                            py::arg("device") = torch_device(device));
   DlpackTensor view;
   if (torch->exchange != nullptr && torch->exchange->view != nullptr) {
     if (torch->exchange->view(out.object.ptr(), &view) != 0) throw py::error_already_set();
