@@ -8,6 +8,7 @@ optimiser, the reward or the files of a run.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
@@ -90,18 +91,48 @@ class Metrics:
             mine = self.sums.get(name, (0, 0))
             self.sums[name] = (mine[0] + total, mine[1] + count)
         for name, value in other.maxima.items():
-            known = name in self.maxima and float(self.maxima[name]) >= float(value)
-            self.maxima[name] = self.maxima[name] if known else value
+            known = name in self.maxima
+            self.maxima[name] = _larger(self.maxima[name], value) if known else value
         return self
 
     def result(self) -> dict[str, float]:
-        """Returns the merged numbers; a mean over nothing is left out."""
+        """Returns the merged numbers; a mean or a maximum (-inf) over nothing is left out."""
+        names = [*self.sums, *self.maxima]
+        totals = [total for total, _ in self.sums.values()]
+        counts = [count for _, count in self.sums.values()]
+        numbers = read_numbers([*totals, *self.maxima.values(), *counts])
+        values, weights = numbers[: len(names)], numbers[len(names) :]
         means = {
-            name: float(total) / float(count)
-            for name, (total, count) in self.sums.items()
-            if float(count) > 0
+            name: value / weight
+            for name, value, weight in zip(self.sums, values, weights, strict=False)
+            if weight > 0
         }
-        return means | {name: float(value) for name, value in self.maxima.items()}
+        maxima = dict(zip(self.maxima, values[len(self.sums) :], strict=True))
+        return means | {name: value for name, value in maxima.items() if value != -math.inf}
+
+
+def read_numbers(values: Sequence[Any]) -> list[float]:
+    """Returns numbers and 0-d tensors as floats; those on a device are waited for together."""
+    places = [i for i, x in enumerate(values) if hasattr(x, "detach") and x.device.type != "cpu"]
+    found = [0.0 if i in places else float(x) for i, x in enumerate(values)]
+    if places:
+        import torch
+
+        together = torch.stack([values[i].detach().double().reshape(()) for i in places])
+        for i, number in zip(places, together.tolist(), strict=True):
+            found[i] = number
+    return found
+
+
+def _larger(a: Any, b: Any) -> Any:
+    """Returns the larger of two numbers, NaN where one is NaN; never waits for a device."""
+    if hasattr(a, "detach") or hasattr(b, "detach"):
+        import torch
+
+        device = (a if hasattr(a, "detach") else b).device
+        a, b = (torch.as_tensor(x, dtype=torch.float64, device=device) for x in (a, b))
+        return torch.maximum(a, b)
+    return a if a >= b or math.isnan(a) else b
 
 
 def _without_graph(value: Any) -> Any:

@@ -18,6 +18,7 @@ from alignzoo.algorithm import (
     Metrics,
     Needs,
     StepResult,
+    read_numbers,
 )
 from alignzoo.policy import Policy, PolicyOutput
 from alignzoo.random_streams import stream
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from alignzoo.rollout import RolloutBatch, RolloutBuffer
 
 MICRO_BATCH_TOKENS = 16_384
+HALVES = (torch.bfloat16, torch.float16)
 
 
 class Learner:
@@ -167,7 +169,9 @@ class Learner:
     ) -> Gradient:
         """Returns the gradient of `loss` over the minibatch, micro-batch by micro-batch."""
         metrics = Metrics()
-        stop, finite = False, True
+        stop = False
+        losses: list[Tensor] = []
+        sums: list[Tensor | None] = [None] * len(self.parameters)
         self._clear_gradients()
         for micro in self.micro_batches(batch):
             out = self.forward(micro, needs=needs)
@@ -176,15 +180,25 @@ class Learner:
             result = loss(self._restricted(micro), out)
             metrics.merge(Metrics(result.metrics))
             stop = stop or result.stop
-            finite = finite and bool(torch.isfinite(result.value))
-            if finite and result.value.requires_grad:
+            losses.append(result.value.detach())
+            if result.value.requires_grad:
                 result.value.backward()
-        tensors = [p.grad for p in self.parameters]
+            self._take_halves(sums)
+        sums = [p.grad if g is None else g for p, g in zip(self.parameters, sums, strict=True)]
         self._clear_gradients()
-        norm = total_norm([g for g in tensors if g is not None])
-        metrics.merge(Metrics({"grad_norm": float(norm)}))
-        finite = finite and bool(torch.isfinite(norm))
-        return Gradient(tensors, metrics, stop, finite, batch.row_numbers)
+        norm = total_norm([g for g in sums if g is not None])
+        metrics.merge(Metrics({"grad_norm": (norm.double(), 1)}))
+        # One read: a device is waited for once a minibatch.
+        finite = all(math.isfinite(number) for number in read_numbers([*losses, norm]))
+        return Gradient(sums, metrics, stop, finite, batch.row_numbers)
+
+    def _take_halves(self, sums: list[Tensor | None]) -> None:
+        """Adds a micro-batch's gradients below float32 to `sums`, in float32, and clears them."""
+        for i, parameter in enumerate(self.parameters):
+            gradient, total = parameter.grad, sums[i]
+            if gradient is not None and parameter.dtype in HALVES:
+                sums[i] = gradient.float() if total is None else total.add_(gradient)
+                parameter.grad = None
 
     def _clear_gradients(self) -> None:
         for parameter in self.parameters:
@@ -296,7 +310,10 @@ class Learner:
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor], num_steps: int) -> None:
-        """Restores what `state_tensors` returned, and the place in the schedule."""
+        """Restores what `state_tensors` returned, and the place in the schedule.
+
+        It may have been written on another device; a tensor goes where its parameter is.
+        """
         with torch.no_grad():
             for name, tensor in self._module_tensors():
                 tensor.copy_(tensors[name])
@@ -308,7 +325,10 @@ class Learner:
                 prefix = f"optimizer.{i}."
                 state = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
                 if state:
-                    self.optimizer.state[master] = state
+                    self.optimizer.state[master] = {
+                        key: value.to(master.device) if value.ndim else value  # steps: on the CPU
+                        for key, value in state.items()
+                    }
         self.num_steps = num_steps
         if num_steps:
             self._set_rates(num_steps - 1)
@@ -376,12 +396,12 @@ def sampler_mismatch(batch: RolloutBatch, out: PolicyOutput, version: int) -> Me
     if "sampler_log_probs" not in batch.columns:
         return Metrics()
     mask = batch.response_mask & (batch.policy_version == version)[:, None]
-    gap = (out.log_probs.detach() - batch.sampler_log_probs).abs()[mask]
-    if gap.numel() == 0:
+    if mask.numel() == 0:
         return Metrics()
+    gap = (out.log_probs.detach() - batch.sampler_log_probs).abs()
     return Metrics(
         {
-            "sampler_mismatch": (gap.double().sum(), gap.numel()),
-            "sampler_mismatch_max": Max(gap.max()),
+            "sampler_mismatch": (torch.where(mask, gap, 0.0).double().sum(), mask.sum()),
+            "sampler_mismatch_max": Max(torch.where(mask, gap, -math.inf).max()),
         }
     )

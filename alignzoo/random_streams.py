@@ -32,7 +32,10 @@ def seed_globals(seed: int) -> None:
 
 
 def global_state() -> dict[str, Any]:
-    """Returns the state of the global generators as JSON-able lists and numbers."""
+    """Returns the state of the global generators as JSON-able lists and numbers.
+
+    Those of CUDA devices are among them once something has used one.
+    """
     import torch
 
     version, internal, gauss = random.getstate()
@@ -41,11 +44,14 @@ def global_state() -> dict[str, Any]:
         "python": [version, list(internal), gauss],
         "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, cached],
         "torch": torch.get_rng_state().tolist(),
+        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()]
+        if torch.cuda.is_initialized()
+        else [],
     }
 
 
 def set_global_state(state: dict[str, Any]) -> None:
-    """Restores what `global_state` returned."""
+    """Restores what `global_state` returned; states of CUDA devices that are not here are left."""
     import torch
 
     version, internal, gauss = state["python"]
@@ -53,6 +59,9 @@ def set_global_state(state: dict[str, Any]) -> None:
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    devices = state.get("cuda", []) if torch.cuda.is_available() else []
+    for number, numbers in enumerate(devices[: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(torch.tensor(numbers, dtype=torch.uint8), number)
 
 
 @contextmanager

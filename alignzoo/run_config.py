@@ -15,6 +15,8 @@ from alignzoo.reward import FunctionReward
 from alignzoo.scoring import WeightedReward
 
 if TYPE_CHECKING:
+    import torch
+
     from alignzoo.trainer import Trainer
 
 logger = logging.getLogger("alignzoo")
@@ -50,6 +52,7 @@ def describe_run(trainer: Trainer, record: Mapping[str, Any]) -> dict[str, Any]:
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
             "cpu": _cpu(),
+            "device": _device(trainer.policy.device),
         },
         **({"metrics": dict(kind.metrics)} if kind.metrics else {}),  # what its own ones mean
     }
@@ -87,6 +90,13 @@ def _cpu() -> str:
     from alignzoo import _core
 
     return f"{platform.machine()}, {_core.build_info()['isa']}"
+
+
+def _device(device: torch.device) -> str:
+    """Returns what the policy computes on; of a GPU its name, not its number."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def check_unchanged(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

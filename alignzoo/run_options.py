@@ -73,7 +73,7 @@ class RunOptions(TrainerOptions):
     eval_prompts: str | None = Field(None, description="held-out prompts")
     eval_data: str | None = Field(None, description="held-out rows of the kind of --data")
     threads: int | None = Field(None, gt=0, description="CPU threads; default torch's own choice")
-    device: str = Field("cpu", description="where the policy lives")
+    device: str = Field("cpu", description="where the policy lives: cpu, cuda or cuda:N")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the policy's weights"
     )

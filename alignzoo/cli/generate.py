@@ -9,7 +9,7 @@ from pydantic import Field
 from alignzoo.cli.arguments import Parser
 from alignzoo.cli.options import OptionSet
 from alignzoo.cli.output import replace_lines
-from alignzoo.cli.train import check_device, quiet_transformers, set_threads
+from alignzoo.cli.train import quiet_transformers, set_threads
 from alignzoo.config import Config
 
 
@@ -28,7 +28,7 @@ class GenerateOptions(Config):
     batch_size: int = Field(64, gt=0, description="completions sampled at a time")
     steering: bool = Field(True, description="apply the critic that lies beside the policy, if any")
     threads: int | None = Field(None, gt=0, description="CPU threads; default torch's own choice")
-    device: str = Field("cpu", description="where the policy lives")
+    device: str = Field("cpu", description="where the policy lives: cpu, cuda or cuda:N")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the policy's weights"
     )
@@ -40,7 +40,6 @@ def run(arguments: list[str]) -> int:
     options = OptionSet({"generate": GenerateOptions})
     options.add_to(parser)
     given = options.read(parser.parse(arguments)).build(GenerateOptions, "generate")
-    check_device(given.device)
     set_threads(given.threads)
     quiet_transformers()
     replace_lines(given.out, _generate(given))
@@ -52,13 +51,14 @@ def _generate(options: GenerateOptions) -> list[dict[str, Any]]:
     import numpy as np
 
     from alignzoo.data import check_prompt_lengths, encode_prompts, read_prompts
-    from alignzoo.policy import Policy
+    from alignzoo.policy import Policy, find_device
 
+    device = find_device(options.device, option="--device")
     rows = read_prompts(options.prompts)
     policy = Policy.from_pretrained(
         options.policy,
         dtype=options.dtype,
-        device=options.device,
+        device=device,
         seed=options.seed,
         steering=options.steering,
     )

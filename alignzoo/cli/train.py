@@ -149,8 +149,8 @@ def _check_unchanged(saved: Mapping[str, Any], given: Given, now: Mapping[str, A
             f"--steps is {now['steps']}, but the run was started with {before['steps']}; steps may "
             "only grow"
         )
-    # Another number of threads is a warning, which the trainer gives.
-    for name in (given.explicit | given.from_file) - {"out", "steps", "threads"}:
+    # Another device or number of threads is a warning, which the trainer gives.
+    for name in (given.explicit | given.from_file) - {"out", "steps", "threads", "device"}:
         value = _normal(name, now[name])
         if value != before.get(name):
             raise ConfigError(
@@ -180,7 +180,7 @@ def _make_trainer(
 ) -> Trainer:
     entry = found.find("algorithm", id)
     from alignzoo.collection import check_batch_size
-    from alignzoo.policy import Policy
+    from alignzoo.policy import Policy, find_device
     from alignzoo.scoring import resolve_rewards
     from alignzoo.trainer import Trainer
     from alignzoo.training_data import check_source
@@ -192,11 +192,12 @@ def _make_trainer(
     check_source(id, source, options.batch_size, given)
     check_batch_size(options.batch_size, algorithm.needs.group_size)
     reward = resolve_rewards(options.reward, found) if source == "rollouts" else None
+    device = find_device(options.device, option="--device")
     rows = _read_rows(source, options)  # before the policy: a wrong file is told at once
     policy = Policy.from_pretrained(
         options.policy,
         dtype=options.dtype,
-        device=check_device(options.device),
+        device=device,
         seed=options.seed,
         lora_rank=options.lora_rank,
         lora_alpha=options.lora_alpha,
@@ -271,19 +272,6 @@ def set_threads(count: int | None) -> None:
     import torch
 
     torch.set_num_threads(count)
-
-
-def check_device(device: str) -> str:
-    """Returns the device where it can be used.
-
-    Raises:
-        ConfigError: it is not the CPU, the one the kernels of this release run on.
-    """
-    if device != "cpu":
-        raise ConfigError(
-            f"--device is '{device}'; the kernels of this release run on the CPU: give --device cpu"
-        )
-    return device
 
 
 def quiet_transformers() -> None:

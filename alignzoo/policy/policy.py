@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alignzoo.errors import ConfigError
+from alignzoo.policy.devices import find_device
 from alignzoo.policy.generation import Generation, TokenIds, generate
 from alignzoo.policy.language_model import LanguageModel, ShapeLogits, TokenStatistics
 from alignzoo.policy.loading import add_adapter, load_model
@@ -64,7 +65,7 @@ class Policy:
         source: str | Path,
         *,
         dtype: str = "float32",
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         seed: int = 0,
         lora_rank: int = 0,
         lora_alpha: float | None = None,
@@ -76,22 +77,24 @@ class Policy:
         Args:
             source: a transformers folder, a hub id, or "tiny" for a small model made from scratch.
             dtype: "float32", "bfloat16" or "float16", of the weights.
-            device: where it lives.
+            device: where it lives: "cpu", "cuda" or "cuda:N".
             seed: of the weights that are made rather than loaded ("tiny", LoRA).
             lora_rank: train LoRA adapters of this rank instead of the weights; 0 trains all.
             lora_alpha: their scale times their rank; default twice the rank.
             lora_targets: module names, or "all-linear".
             steering: apply the critic that lies beside a model which was trained with one.
         Raises:
-            ConfigError: there is no causal language model there, or its critic cannot be used.
+            ConfigError: there is no causal language model there, its critic cannot be used, or
+                there is no such device.
         """
+        where = find_device(device)
         model, tokenizer = load_model(str(source), dtype=dtype, seed=seed)
         adapter = None
         if lora_rank:
             adapter = add_adapter(
                 model, rank=lora_rank, alpha=lora_alpha, targets=lora_targets, seed=seed
             )
-        model.to(device)
+        model.to(where)
         policy = cls(model, tokenizer, adapter=adapter)
         if steering:
             from alignzoo.steering import load_steering
@@ -387,11 +390,12 @@ class _ResponseStates:
     def __init__(self, model: LanguageModel, batch: RolloutBatch) -> None:
         self.model = model
         self.mask = batch.response_mask  # [B, T]
-        self.tokens = batch.response_ids[self.mask]  # [N]
-        rows, steps = self.mask.nonzero(as_tuple=True)
+        self.target = batch.action_positions  # [N], in [B * T]
+        self.tokens = batch.response_ids.reshape(-1).index_select(0, self.target)  # [N]
+        width = max(1, self.mask.shape[1])
+        rows, steps = self.target // width, self.target % width
         seen = batch.token_ids[:, :-1]  # the state after the last token predicts nothing
         source = rows * seen.shape[1] + batch.prompt_lengths[rows] - 1 + steps  # in [B * (L - 1)]
-        self.target = rows * self.mask.shape[1] + steps  # in [B * T]
         states, logits = model.forward(seen)
         self.packed = states.flatten(0, 1).index_select(0, source)  # [N, D]
         self.logits = None if logits is None else logits.flatten(0, 1).index_select(0, source)

@@ -129,6 +129,23 @@ class RolloutBatch:
         lengths = self._tensors["prompt_lengths"] + self._tensors["response_lengths"]
         return torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
 
+    @property
+    def action_positions(self) -> Tensor:
+        """Where `response_mask` is True, as positions in the flat [B * T]; int64 [N], ascending.
+
+        How many there are is known here, so a device is not waited for.
+        """
+        import torch
+
+        mask = self._tensors["response_mask"].reshape(-1)
+        if mask.device.type == "cpu":
+            return mask.nonzero().squeeze(1)
+        count = int(self._rows.num_actions.sum())
+        slots = torch.where(mask, mask.cumsum(0) - 1, count)  # the last slot takes all the rest
+        found = slots.new_zeros(count + 1)
+        found.scatter_(0, slots, torch.arange(len(mask), device=mask.device))
+        return found[:count]
+
     def _may_read(self, name: str) -> bool:
         access = self._access
         if access.readable is None or name in ALWAYS_READABLE:

@@ -43,7 +43,7 @@ class ScalarConfig(RewardConfig):
         description="longest prompt and response in tokens; default the model's context. What is "
         "over goes from the beginning of the prompt, then from the end of the response",
     )
-    device: str = Field("cpu", description="where the model lives")
+    device: str = Field("cpu", description="where the model lives: cpu, cuda or cuda:N")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the model's weights; the head is float32"
     )

@@ -19,7 +19,7 @@ class GivenConfig(az.TaskConfig):
     learning_rate: options.LearningRate = Field(
         3e-4, description="given to every algorithm; that of a larger model is smaller"
     )
-    device: str = Field("cpu", description="where a given policy lives")
+    device: str = Field("cpu", description="where a given policy lives: cpu, cuda or cuda:N")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of a given policy's weights"
     )
