@@ -1,9 +1,9 @@
 // What needs no wide registers: counts and groups.
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "math/moments.h"
 
 namespace alignzoo::cpu {
 
@@ -13,7 +13,7 @@ struct Spread {
   int64_t count = 0;
   double mean = 0, m2 = 0, lowest = 0, highest = 0;
   double deviation(int64_t ddof) const {
-    return count > ddof ? std::sqrt(m2 / static_cast<double>(count - ddof)) : -1.0;
+    return math::deviation(static_cast<double>(count), m2, ddof);
   }
 };
 
@@ -48,16 +48,10 @@ void group_advantages_of(const GroupArgs<T>& args, const int64_t* begin, const i
       args.mode == GroupMode::kBatchStd ? batch_deviation : group.deviation(args.ddof);
   for (const int64_t* i = begin; i < end; ++i) {
     const double centred = static_cast<double>(args.scores[*i]) - group.mean;
-    double advantage = centred;
-    if (equal) {
-      advantage = 0;
-    } else if (args.mode == GroupMode::kRloo) {
-      // s - (sum - s) / (n - 1) = (s - mean) n / (n - 1)
-      const double n = static_cast<double>(group.count);
-      advantage = centred * (n / (n - 1));
-    } else if (args.mode != GroupMode::kDrGrpo) {
-      advantage = deviation < 0 ? 0.0 : centred / (deviation + args.eps);
-    }
+    const double advantage =
+        equal ? 0.0
+              : math::group_advantage(args.mode, centred, static_cast<double>(group.count),
+                                      deviation, args.eps);
     args.advantages[*i] = static_cast<T>(advantage);
   }
 }

@@ -9,12 +9,6 @@ namespace alignzoo::cpu {
 inline namespace ALIGNZOO_ISA {
 namespace {
 
-// Of a row: unmasked tokens, and at sequence level the ratio all of them share.
-struct RowInfo {
-  double weight;  // what its sum is multiplied by: 1 or 1 / count
-  double ratio, ratio_slope;
-};
-
 // Sums of a tile, combined in order into those of the whole.
 struct TileSums {
   LossSums sums;
@@ -23,7 +17,7 @@ struct TileSums {
 
 template <class T>
 void row_infos(const PolicyLossArgs<T>& args, const Tiles& tiles, int threads, TileSums* partial,
-               RowInfo* infos) {
+               math::PolicyRow* infos) {
   tiles.for_each(threads, [&](int64_t tile, int64_t, int64_t begin, int64_t end) {
     const Wide<T> zero(T(0));
     LaneSums<T, 1> sums;
@@ -44,20 +38,15 @@ void row_infos(const PolicyLossArgs<T>& args, const Tiles& tiles, int threads, T
       total += partial[i].sums.ratio;
       count += partial[i].sums.clipped;
     }
-    RowInfo& info = infos[row];
-    info.weight = args.row_means && count > 0 ? 1.0 / count : 1.0;
-    const double mean = count > 0 ? total / count : 0.0;
-    const double limit = math::kMaxLogRatio;
-    info.ratio = math::exp_in_range(math::min(limit, math::max(-limit, mean)));
-    info.ratio_slope = math::abs(mean) > limit || count == 0 ? 0.0 : info.ratio / count;
+    infos[row] = math::policy_row(total, count, args.row_means);
   }
 }
 
 template <class T, math::PolicyKind kKind, Level kLevel>
-void policy_tile(const PolicyLossArgs<T>& args, const RowInfo* info, int64_t begin, int64_t end,
-                 TileSums& out) {
-  const Wide<T> zero(T(0)), limit(static_cast<T>(math::kMaxLogRatio)), low(args.low),
-      high(args.high), dual(args.dual), row_ratio(info ? static_cast<T>(info->ratio) : T(0));
+void policy_tile(const PolicyLossArgs<T>& args, const math::PolicyRow* info, int64_t begin,
+                 int64_t end, TileSums& out) {
+  const Wide<T> zero(T(0)), low(args.low), high(args.high), dual(args.dual),
+      row_ratio(info ? static_cast<T>(info->ratio) : T(0));
   const double weight = info ? info->weight : 1.0;
   const Wide<T> gradient_scale(static_cast<T>(args.gradient_scale * weight));
   constexpr bool kSlopeByRow = kLevel == Level::kSequence && kKind != math::PolicyKind::kCispo;
@@ -72,25 +61,17 @@ void policy_tile(const PolicyLossArgs<T>& args, const RowInfo* info, int64_t beg
     const Wide<T> log_prob = select(keep, load_up_to(args.log_probs + t, n), zero);
     const Wide<T> old_log_prob = select(keep, load_up_to(args.old_log_probs + t, n), zero);
     const Wide<T> advantage = select(keep, load_up_to(args.advantages + t, n), zero);
-    const Wide<T> d = log_prob - old_log_prob;
-    Wide<T> token_ratio, kl;
-    math::exp_with_remainder(max(zero - limit, min(limit, d)), token_ratio, kl);
-    const Wide<T> ratio = kLevel == Level::kSequence ? row_ratio : token_ratio;
-    math::PolicyTerm<Wide<T>> term = math::policy_term<kKind>(ratio, advantage, low, high, dual);
-    if constexpr (kKind == math::PolicyKind::kCispo) {
-      term.loss = term.loss * log_prob;
-    } else if constexpr (kLevel == Level::kToken) {
-      term.slope = select(abs(d) > limit, zero, term.slope * ratio);
-    }
+    math::PolicyToken<Wide<T>> term = math::policy_token<kKind, kLevel == Level::kSequence>(
+        log_prob, old_log_prob, advantage, row_ratio, low, high, dual);
     if (args.behaviour_weights) {
       const Wide<T> w = select(keep, load_up_to(args.behaviour_weights + t, n), zero);
       term.loss = term.loss * w;
       term.slope = term.slope * w;
     }
-    const Wide<T> seen = select(keep, ratio, zero);
+    const Wide<T> seen = select(keep, term.ratio, zero);
     sums.add(0, term.loss);
     sums.add(1, term.clipped);
-    sums.add(2, kl);
+    sums.add(2, term.kl);
     sums.add(3, seen);
     sums.near[4] = fma(seen, seen, sums.near[4]);
     if constexpr (kSlopeByRow) sums.add(5, term.slope);
@@ -123,7 +104,8 @@ LossSums policy_loss_of(const PolicyLossArgs<T>& args, int threads) {
   const bool need_infos = kLevel == Level::kSequence || args.row_means;
   TileSums* partial =
       static_cast<TileSums*>(malloc(sizeof(TileSums) * static_cast<size_t>(tiles.count)));
-  RowInfo* infos = static_cast<RowInfo*>(need_infos ? malloc(sizeof(RowInfo) * rows) : nullptr);
+  math::PolicyRow* infos =
+      static_cast<math::PolicyRow*>(need_infos ? malloc(sizeof(math::PolicyRow) * rows) : nullptr);
   if (need_infos) row_infos(args, tiles, threads, partial, infos);
   tiles.for_each(threads, [&](int64_t tile, int64_t row, int64_t begin, int64_t end) {
     policy_tile<T, kKind, kLevel>(args, infos ? infos + row : nullptr, begin, end, partial[tile]);

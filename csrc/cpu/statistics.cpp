@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "cpu/compact.h"
+#include "math/moments.h"
 
 namespace alignzoo::cpu {
 inline namespace ALIGNZOO_ISA {
@@ -32,15 +33,6 @@ Moments tile_moments(const T* x, const uint8_t* mask, int64_t begin, int64_t end
   return out;
 }
 
-// Chan et al. 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
-ALIGNZOO_INLINE void merge(Moments& into, const Moments& other) {
-  if (other.count == 0) return;
-  const double count = into.count + other.count, distance = other.mean - into.mean;
-  into.m2 += other.m2 + distance * distance * (into.count * other.count / count);
-  into.mean += distance * (other.count / count);
-  into.count = count;
-}
-
 }  // namespace
 
 MaskCounts count_mask(const Rows& rows, const uint8_t* mask) {
@@ -63,7 +55,7 @@ Moments moments(const Rows& rows, const T* x, const uint8_t* mask, int threads) 
     partial[tile] = tile_moments(x, mask, begin, end);
   });
   Moments out;
-  for (int64_t tile = 0; tile < tiles.count; ++tile) merge(out, partial[tile]);
+  for (int64_t tile = 0; tile < tiles.count; ++tile) math::merge(out, partial[tile]);
   free(partial);
   return out;
 }
