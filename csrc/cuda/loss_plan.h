@@ -8,7 +8,7 @@ namespace alignzoo::cuda {
 
 // A warp takes rows in segments of this many tokens, counted from the row's start: the sums of a
 // row depend on that row alone. Where rows do not matter, the batch is one row.
-constexpr int64_t kSegment = 512;
+constexpr int64_t kLossSegment = 512;
 constexpr int kLossThreads = 256, kLossWarps = kLossThreads / 32;
 // Blocks of a loss, each of which leaves one set of sums; they are added up by one block.
 constexpr int64_t kMostLossBlocks = 2048;
@@ -18,13 +18,14 @@ constexpr int kCountThreads = 1024;
 // What a block sums over its tokens (kLoss ... kTokens), and the largest ratio.
 enum LossSum { kLoss, kClipped, kKl, kRatio, kRatioSquared, kTokens, kLargestRatio, kLossSums };
 
-struct Counts {
-  int64_t tokens, rows;  // unmasked tokens, rows that have one; tokens is below 0 at a fault
+// Unmasked tokens, rows that have one, and whether bad offsets were seen.
+struct LossCounts {
+  int64_t tokens, rows, bad;
 };
 
-// Rows in segments. Packed rows have theirs at floor(begin / kSegment) + row and after, which
+// Rows in segments. Packed rows have theirs at floor(begin / kLossSegment) + row and after, which
 // needs no sum over the rows before; up to one a row too many, and those are empty.
-struct Segments {
+struct LossSegments {
   Rows rows;
   int64_t tokens;    // of the batch
   int64_t per_row;   // of a padded row
@@ -35,26 +36,26 @@ struct Segments {
 inline int64_t tokens_of(const Rows& rows) {
   return rows.offsets ? rows.width : rows.count * rows.width;
 }
-inline Segments segments_of(const Rows& rows) {
-  Segments out{};
+inline LossSegments segments_of(const Rows& rows) {
+  LossSegments out{};
   out.rows = rows;
   out.tokens = tokens_of(rows);
-  out.per_row = (rows.width + kSegment - 1) / kSegment;
-  out.count = rows.offsets ? (rows.count > 0 ? out.tokens / kSegment + rows.count : 0)
+  out.per_row = (rows.width + kLossSegment - 1) / kLossSegment;
+  out.count = rows.offsets ? (rows.count > 0 ? out.tokens / kLossSegment + rows.count : 0)
                            : rows.count * out.per_row;
   // As much work for a warp as one whole segment, where rows are short.
-  const int64_t full = (out.tokens + kSegment - 1) / kSegment;
+  const int64_t full = (out.tokens + kLossSegment - 1) / kLossSegment;
   out.per_warp = full > 0 ? (out.count + full - 1) / full : 1;
   return out;
 }
 // The same tokens where rows do not matter.
-inline Segments flat_segments(const Rows& rows) {
+inline LossSegments flat_segments(const Rows& rows) {
   Rows all;
   all.count = 1;
   all.width = tokens_of(rows);
   return segments_of(all);
 }
-inline int64_t loss_blocks(const Segments& segments) {
+inline int64_t loss_blocks(const LossSegments& segments) {
   const int64_t per_block = segments.per_warp * kLossWarps,
                 blocks = (segments.count + per_block - 1) / per_block;
   return blocks < kMostLossBlocks ? blocks : kMostLossBlocks;
@@ -71,8 +72,8 @@ inline LossWorkspace loss_workspace(const Rows& rows, bool by_row) {
     out.size += (count * bytes + 255) / 256 * 256;
     return at;
   };
-  const Segments segments = by_row ? segments_of(rows) : flat_segments(rows);
-  out.counts = take(kMostCountBlocks, sizeof(Counts));
+  const LossSegments segments = by_row ? segments_of(rows) : flat_segments(rows);
+  out.counts = take(kMostCountBlocks, sizeof(LossCounts));
   out.sums = take(loss_blocks(segments) * kLossSums, sizeof(double));
   if (by_row) {
     out.segment_sums = take(segments.count, sizeof(double));
