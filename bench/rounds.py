@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,6 +44,14 @@ ENVIRONMENT = {
 Round = dict[str, float]
 
 
+def environment(threads: int, device: str) -> dict[str, str]:
+    """A side's environment variables: those of this process, and what both sides have alike."""
+    found = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
+    if device != "cpu":
+        found["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    return found
+
+
 class BenchError(Exception):
     """A side could not be started, or ended before its time."""
 
@@ -51,7 +59,9 @@ class BenchError(Exception):
 class Side:
     """One trainer in its process, standing still until `round` is called."""
 
-    def __init__(self, name: str, command: Sequence[str], threads: int, log: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], threads: int, log: Path, device: str = "cpu"
+    ) -> None:
         self.name = name
         self.log = log
         self._log_file = log.open("w")
@@ -61,10 +71,11 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=self._log_file,
             text=True,
-            env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)},
+            env=environment(threads, device),
         )
         self.facts: dict[str, Any] = {}
         self.peak_bytes = 0
+        self.device_peak_bytes = 0
 
     def __enter__(self) -> Side:
         return self
@@ -101,7 +112,9 @@ class Side:
     def stop(self) -> None:
         """Ends the run and keeps its peak memory."""
         self._send("stop")
-        self.peak_bytes = self._receive()["peak_bytes"]
+        peaks = self._receive()
+        self.peak_bytes = peaks["peak_bytes"]
+        self.device_peak_bytes = peaks.get("device_peak_bytes", 0)
 
     def _send(self, word: str) -> None:
         assert self._process.stdin is not None
@@ -125,25 +138,23 @@ class Side:
 
 
 @contextmanager
-def both_sides(
-    workload: Workload, model: Path, options: argparse.Namespace
+def started(
+    workload: Workload, model: Path, options: argparse.Namespace, names: Sequence[str] = SIDES
 ) -> Iterator[list[Side]]:
-    """Starts both trainers on `workload`, one after the other, and ends them."""
+    """Starts the trainers on `workload`, one after the other, and ends them."""
     pythons = {"alignzoo": sys.executable, "trl": options.peer_python}
     extras = {"alignzoo": options.ppo, "trl": options.grpo}
-    with tempfile.TemporaryDirectory() as folder:
-
-        def start(name: str) -> Side:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        sides = []
+        for name in names:
             out = Path(folder) / name
             command = [pythons[name], str(SCRIPTS / f"{name}_side.py"), workload.name, str(model)]
             command += [str(out), str(options.threads), json.dumps(extras[name])]
-            return Side(name, command, options.threads, out.with_suffix(".log"))
-
-        with start("alignzoo") as ours:
-            ours.wait_until_ready()
-            with start("trl") as theirs:
-                theirs.wait_until_ready()
-                yield [ours, theirs]
+            log = out.with_suffix(".log")
+            side = stack.enter_context(Side(name, command, options.threads, log, workload.device))
+            side.wait_until_ready()
+            sides.append(side)
+        yield sides
 
 
 def take_turns(sides: Sequence[Side], num_warmup: int, num_rounds: int) -> dict[str, list[Round]]:
@@ -205,7 +216,7 @@ def measure(workload: Workload, model: Path, options: argparse.Namespace) -> dic
     loads = []
     facts: dict[str, Any] = {}
     for _ in range(options.restarts):
-        with both_sides(workload, model, options) as sides:
+        with started(workload, model, options) as sides:
             taken = take_turns(sides, options.warmup, options.rounds)
             for side in sides:
                 side.stop()

@@ -21,6 +21,7 @@ DISTRIBUTIONS = (
     "stable-baselines3",
     "openrlhf",
     "liger-kernel",
+    "flash-attn",
 )
 
 

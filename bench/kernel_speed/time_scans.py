@@ -19,7 +19,7 @@ GAE = {"gamma": GAMMA, "gae_lambda": LAMBDA}
 def torch_gae(rewards: Tensor, values: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """The loop over time that trainers have, on all rows at once."""
     out = torch.empty_like(rewards)
-    next_value = advantage = torch.zeros(len(rewards))
+    next_value = advantage = rewards.new_zeros(len(rewards))
     for t in reversed(range(rewards.shape[1])):
         on, value = kept[:, t], values[:, t]
         delta = rewards[:, t] + GAMMA * next_value - value

@@ -16,11 +16,12 @@ from shared import (
     LEARNING_RATE,
     MAX_GRAD_NORM,
     PROMPT,
-    WORKLOADS,
+    Device,
     Gate,
     Stopwatch,
     Workload,
     keyword_score,
+    workload_named,
 )
 
 NEVER = 10**6
@@ -53,7 +54,8 @@ def trainer_settings(workload: Workload) -> dict[str, Any]:
 
 def main(name: str, model_folder: str, out: str, num_threads: int, extra: dict[str, Any]) -> None:
     """Runs rounds until the other side says stop."""
-    stopwatch = Stopwatch()
+    workload = workload_named(name)
+    stopwatch = Stopwatch(Device(workload.device))
     gate = Gate(stopwatch)
     import alignzoo as az
     from alignzoo.learner import Learner
@@ -66,7 +68,6 @@ def main(name: str, model_folder: str, out: str, num_threads: int, extra: dict[s
     for passes in ("bootstrap_values", "reference_log_probs", "evaluate"):
         stopwatch.wrap(Learner, passes, "passes")
 
-    workload = WORKLOADS[name]
     options = {**trainer_settings(workload), "ppo": algorithm_settings(workload, extra)}
     facts = {
         "framework": "alignzoo",
@@ -81,7 +82,9 @@ def main(name: str, model_folder: str, out: str, num_threads: int, extra: dict[s
         return gate.turn(num_tokens)
 
     trainer = az.Trainer(
-        policy=model_folder,
+        policy=az.Policy.from_pretrained(
+            model_folder, dtype=workload.dtype, device=workload.device, seed=0
+        ),
         algorithm=az.make("ppo", **options["ppo"]),
         reward=keyword_score,
         prompts=[{"prompt": PROMPT}],

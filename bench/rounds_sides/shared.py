@@ -1,6 +1,6 @@
 """What both sides of `bench/rounds.py` share: the work, the reward, the stopwatch and the protocol.
 
-Runs in both environments, so it imports nothing but the standard library.
+Runs in both environments, so importing it imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Workload:
         num_samples: responses a round.
         max_new_tokens: longest response, in tokens.
         num_updates: optimiser steps on each round's whole batch.
+        device: where both models live.
+        dtype: of their weights.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Workload:
     num_samples: int
     max_new_tokens: int
     num_updates: int
+    device: str = "cpu"
+    dtype: str = "float32"
 
 
 WORKLOADS = {
@@ -50,6 +54,25 @@ WORKLOADS = {
         "wide", "11.4M parameters, V=32,000, 32 samples of 64 tokens, 1 update", 32, 64, 1
     ),
 }
+# Those of `bench/gpu.py`, and the same on a small model without a GPU.
+GPU_WORKLOADS = {
+    "half_billion": Workload(
+        "half_billion",
+        "508M parameters, V=128,256, bfloat16, 64 samples of 128 tokens, 1 update",
+        64,
+        128,
+        1,
+        device="cuda",
+        dtype="bfloat16",
+    ),
+    "half_billion_tried": Workload(
+        "half_billion_tried", "a trial of the workload on a small model", 8, 6, 1
+    ),
+}
+
+
+def workload_named(name: str) -> Workload:
+    return {**WORKLOADS, **GPU_WORKLOADS}[name]
 
 
 def keyword_score(
@@ -65,10 +88,35 @@ def _score(text: str) -> float:
     return score + 0.2 * (20 <= len(text.split()) <= 45)
 
 
+class Device:
+    """Waits for a device where there is one, so that a clock read next to it counts its work."""
+
+    def __init__(self, name: str) -> None:
+        self.is_cuda = name.startswith("cuda")
+
+    def synchronize(self) -> None:
+        if self.is_cuda:
+            import torch
+
+            torch.cuda.synchronize()
+
+    def peak_bytes(self) -> int:
+        """The most that torch's tensors held there at once; 0 without a device."""
+        if not self.is_cuda:
+            return 0
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+
+
+CPU = Device("cpu")
+
+
 class Stopwatch:
     """Seconds by part of a round, taken by wrapping methods; of nested calls the outermost."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device = CPU) -> None:
+        self.device = device
         self.seconds: dict[str, float] = {}
         self._is_inside = False
 
@@ -83,10 +131,12 @@ class Stopwatch:
             if self._is_inside or not when():
                 return function(*args, **kwargs)
             self._is_inside = True
+            self.device.synchronize()
             start = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
+                self.device.synchronize()
                 elapsed = time.perf_counter() - start
                 self.seconds[part] = self.seconds.get(part, 0.0) + elapsed
                 self._is_inside = False
@@ -110,11 +160,12 @@ class Gate:
 
     def open(self, **facts: Any) -> None:
         """Says that the worker is ready and waits for the first round."""
-        self._reply({**facts, "peak_bytes": peak_bytes()})
+        self._reply({**facts, **self._peaks()})
         self._wait()
 
     def turn(self, num_tokens: int) -> bool:
         """Ends a round that made `num_tokens` response tokens; True means there is no other."""
+        self.stopwatch.device.synchronize()
         self._reply(
             {
                 "seconds": time.perf_counter() - self.started_at,
@@ -127,11 +178,15 @@ class Gate:
 
     def _wait(self) -> bool:
         if sys.stdin.readline().strip() != "go":
-            self._reply({"peak_bytes": peak_bytes()})
+            self._reply(self._peaks())
             return False
         self.stopwatch.seconds.clear()
         self.started_at, self.started_at_cpu = time.perf_counter(), time.process_time()
         return True
+
+    def _peaks(self) -> dict[str, int]:
+        device = self.stopwatch.device
+        return {"peak_bytes": peak_bytes(), "device_peak_bytes": device.peak_bytes()}
 
     def _reply(self, message: dict[str, Any]) -> None:
         print(json.dumps(message), file=self.replies, flush=True)
@@ -152,6 +207,5 @@ def shared_settings(workload: Workload) -> dict[str, Any]:
         "kl_coef": KL_COEF,
         "clip_range": CLIP_RANGE,
         "max_grad_norm": MAX_GRAD_NORM,
-        "dtype": "float32",
         "temperature": 1.0,
     }

@@ -20,11 +20,12 @@ from shared import (
     LEARNING_RATE,
     MAX_GRAD_NORM,
     PROMPT,
-    WORKLOADS,
+    Device,
     Gate,
     Stopwatch,
     Workload,
     keyword_score,
+    workload_named,
 )
 from transformers import AutoTokenizer, TrainerCallback
 
@@ -34,9 +35,9 @@ NUM_ROWS = 4096  # of the data set, all one prompt; the data loader starts anew 
 def settings(workload: Workload, extra: dict[str, Any]) -> dict[str, Any]:
     """Returns the options of `GRPOConfig`."""
     return {
-        "model_init_kwargs": {"dtype": "float32"},
-        "use_cpu": True,
-        "bf16": False,
+        "model_init_kwargs": {"dtype": workload.dtype},
+        "use_cpu": workload.device == "cpu",
+        "bf16": workload.dtype == "bfloat16",
         "gradient_checkpointing": False,
         "per_device_train_batch_size": workload.num_samples,
         "steps_per_generation": 1,
@@ -81,13 +82,13 @@ class Rounds(TrainerCallback):
 
 def main(name: str, model_folder: str, out: str, num_threads: int, extra: dict[str, Any]) -> None:
     """Runs rounds until the other side says stop."""
-    stopwatch = Stopwatch()
+    workload = workload_named(name)
+    stopwatch = Stopwatch(Device(workload.device))
     gate = Gate(stopwatch)
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(num_threads)
-    workload = WORKLOADS[name]
     options = settings(workload, extra)
     facts = {
         "framework": "trl",
