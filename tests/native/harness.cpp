@@ -9,6 +9,8 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "emulated.h"
+
 namespace alignzoo::native {
 namespace {
 
@@ -73,7 +75,7 @@ std::string shown(double x) {
 }
 
 // NaN has many bit patterns; which one comes out is no promise.
-bool same_bits(const Result& a, const Result& b, size_t i) {
+bool same_element(const Result& a, const Result& b, size_t i) {
   const size_t size = element_size(a.kind);
   if (memcmp(a.bytes.data() + i * size, b.bytes.data() + i * size, size) == 0) return true;
   return a.kind != Kind::kInt64 && std::isnan(decoded(a, i)) && std::isnan(decoded(b, i));
@@ -95,7 +97,7 @@ void compare(const std::vector<Result>& expected, const std::vector<Result>& got
       if (x < HUGE_VAL && x > scale) scale = x;
     }
     for (size_t i = 0; i < count; ++i) {
-      if (same_bits(a, b, i)) continue;
+      if (same_element(a, b, i)) continue;
       const double x = decoded(a, i), y = decoded(b, i);
       if (near && std::fabs(x - y) <= b.tolerance * scale) continue;
       fail(b.name + "[" + std::to_string(i) + "] is " + shown(y) + ", but " + shown(x) + " " +
@@ -138,14 +140,28 @@ const char* place_name(Place place) {
   }
 }
 
-std::vector<Setting> settings() {
+Memory* current_memory = nullptr;
+
+std::vector<Setting> settings(const cpu::Kernels* kernels) {
   const double nan = std::nan(""), inf = HUGE_VAL;
+  if (kernels == &emulated_kernels()) {
 #if defined(ALIGNZOO_ASAN) || defined(ALIGNZOO_TSAN)
-  return {{nullptr, 1, Place::kHeap, 0xff, nan}, {nullptr, 4, Place::kHeap, 0x5a, inf}};
+    const Place walled = Place::kHeap;
 #else
-  return {{nullptr, 1, Place::kHeap, 0xff, nan},
-          {nullptr, 4, Place::kBeforeWall, 0x5a, inf},
-          {nullptr, 1, Place::kAfterWall, 0x00, -inf}};
+    const Place walled = Place::kBeforeWall;
+#endif
+    return {{nullptr, 1, Place::kHeap, 0xff, nan, false, 0},
+            {nullptr, 1, Place::kHeap, 0x5a, inf, true, 1},
+            {nullptr, 1, walled, 0x00, -inf, false, 2}};
+  }
+  if (emulated) return {{nullptr, 1, Place::kHeap, 0xff, nan, false, 0}};
+#if defined(ALIGNZOO_ASAN) || defined(ALIGNZOO_TSAN)
+  return {{nullptr, 1, Place::kHeap, 0xff, nan, false, 0},
+          {nullptr, 4, Place::kHeap, 0x5a, inf, false, 0}};
+#else
+  return {{nullptr, 1, Place::kHeap, 0xff, nan, false, 0},
+          {nullptr, 4, Place::kBeforeWall, 0x5a, inf, false, 0},
+          {nullptr, 1, Place::kAfterWall, 0x00, -inf, false, 0}};
 #endif
 }
 
@@ -154,17 +170,19 @@ std::vector<Result> run_settings(const std::string& kernel, const std::string& s
                                  const Call& call, const cpu::Kernels* kernels) {
   std::vector<Result> first;
   bool any = false;
-  for (Setting setting : settings()) {
+  if (kernel.rfind(only, 0) != 0) return first;
+  for (Setting setting : settings(kernels)) {
     setting.kernels = kernels;
-    now_running(
-        kernel, kernels ? kernels->isa : "any",
-        shape + ", threads " + std::to_string(setting.threads) + ", " + place_name(setting.place));
+    now_running(kernel, kernels ? kernels->isa : "any",
+                shape + ", threads " + std::to_string(setting.threads) + ", " +
+                    place_name(setting.place) + (setting.shifted ? ", shifted" : "") + ", turn " +
+                    std::to_string(setting.turn));
     Memory memory(setting);
     call(memory);
     std::vector<Result> results = memory.finish();
     ++checks;
     if (any) {
-      compare(first, results, true, "with one thread and other rubbish under the mask");
+      compare(first, results, true, "with one thread, other turns, places and rubbish");
     } else {
       first = std::move(results);
       any = true;
@@ -176,6 +194,8 @@ std::vector<Result> run_settings(const std::string& kernel, const std::string& s
 }  // namespace
 
 bool quick = false;
+std::string only;
+bool emulated = false;
 #if defined(ALIGNZOO_TSAN)
 bool may_fork = false;  // it takes the threads that a fork leaves in the parent for the child's
 #else
@@ -199,6 +219,7 @@ void fail(const std::string& why) {
 const std::vector<const cpu::Kernels*>& instruction_sets() {
   static const std::vector<const cpu::Kernels*> sets = [] {
     std::vector<const cpu::Kernels*> out;
+    if (emulated) return std::vector{cpu::kernels_for("generic"), &emulated_kernels()};
     for (const char* isa : {"generic", "avx2", "avx512"}) {
       if (const cpu::Kernels* found = cpu::kernels_for(isa)) out.push_back(found);
     }
@@ -220,21 +241,40 @@ std::vector<uint8_t> Random::flags(int64_t n, int64_t every) {
   return out;
 }
 
-void* Memory::copy(const void* from, size_t size, bool is_input) {
+Memory::Memory(const Setting& setting) : setting_(setting) {
+  current_memory = this;
+  if (emulated) take_turns(setting.turn);
+}
+
+Memory& Memory::current() { return *current_memory; }
+
+void* Memory::workspace(int64_t bytes) {
+  if (bytes < 0) fail("a workspace of " + std::to_string(bytes) + " bytes");
+  return bytes ? copy(nullptr, static_cast<size_t>(bytes), Role::kWorkspace, 1) : nullptr;
+}
+
+void* Memory::copy(const void* from, size_t size, Role role, size_t element) {
+  // What a device's allocator promises, or the host's.
+  const size_t aligned = emulated ? 256 : 16;
   Block block{};
   block.size = size;
-  block.is_input = is_input;
+  block.role = role;
+  const bool is_workspace = role == Role::kWorkspace;
   if (setting_.place == Place::kHeap) {
 #if !defined(ALIGNZOO_ASAN)  // its own zones begin at the very next byte
     block.before = block.after = kGuard;
 #endif
-    block.base = static_cast<uint8_t*>(malloc(block.before + size + block.after));
-    if (block.base == nullptr && size > 0) fail("out of memory");
+    if (setting_.shifted && !is_workspace) block.before += element;
+    const size_t whole = block.before + size + block.after;
+    void* memory = nullptr;
+    if (posix_memalign(&memory, aligned, whole) != 0) fail("out of memory");
+    block.base = static_cast<uint8_t*>(memory);
   } else {
     const size_t page = page_size(), inside = (size + page - 1) / page * page;
     block.mapped = inside + 2 * page;
     block.base = take_walled(block.mapped) + page;
     block.before = setting_.place == Place::kBeforeWall ? inside - size : 0;
+    if (is_workspace) block.before -= block.before % aligned;
     block.after = inside - size - block.before;
   }
   block.data = block.base + block.before;
@@ -247,7 +287,7 @@ void* Memory::copy(const void* from, size_t size, bool is_input) {
       memset(block.data, setting_.fill, size);
     }
   }
-  if (is_input && size > 0) block.original.assign(block.data, block.data + size);
+  if (role == Role::kInput && size > 0) block.original.assign(block.data, block.data + size);
   blocks_.push_back(std::move(block));
   return blocks_.back().data;
 }
@@ -261,7 +301,9 @@ void Memory::returned(const char* name, double value, Agreement agreement, doubl
 std::vector<Result> Memory::finish() {
   std::vector<Result> results = returned_;
   for (Block& block : blocks_) {
-    const std::string name = block.is_input ? "an input" : block.result.name;
+    const std::string name = block.role == Role::kInput    ? "an input"
+                             : block.role == Role::kOutput ? block.result.name
+                                                           : "the workspace";
     for (size_t i = 0; i < block.before; ++i) {
       if (block.base[i] != kPattern) {
         fail(name + ": wrote " + std::to_string(block.before - i) + " bytes before its beginning");
@@ -272,11 +314,11 @@ std::vector<Result> Memory::finish() {
         fail(name + ": wrote " + std::to_string(i + 1) + " bytes past its end");
       }
     }
-    if (block.is_input) {
+    if (block.role == Role::kInput) {
       if (block.size && memcmp(block.data, block.original.data(), block.size) != 0) {
         fail("wrote to an input of " + std::to_string(block.size) + " bytes");
       }
-    } else if (!forgotten_) {
+    } else if (block.role == Role::kOutput && !forgotten_) {
       block.result.bytes.assign(block.data, block.data + block.size);
       results.push_back(block.result);
     }
@@ -309,6 +351,10 @@ void check(const std::string& kernel, const std::string& shape, const Call& call
 
 void check_host(const std::string& kernel, const std::string& shape, const Call& call) {
   run_settings(kernel, shape, call, nullptr);
+}
+
+void check_emulated(const std::string& kernel, const std::string& shape, const Call& call) {
+  run_settings(kernel, shape, call, &emulated_kernels());
 }
 
 int64_t Tokens::num_kept() const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <vector>
@@ -33,6 +34,8 @@ struct Setting {
   Place place;
   uint8_t fill;    // what outputs hold before the call
   double rubbish;  // what floats under the mask hold
+  bool shifted;    // buffers begin one element behind an address that wide loads can take
+  int turn;        // in which order the emulator's threads run, see emulated.h
 };
 
 // How generic (no fused multiply-add) must agree with the others, whose bits are always equal.
@@ -94,17 +97,25 @@ class Random {
 // The arguments of one call. Every pointer it hands out is freed with it.
 class Memory {
  public:
-  explicit Memory(const Setting& setting) : setting_(setting) {}
+  explicit Memory(const Setting& setting);
   ~Memory();
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
   const cpu::Kernels& kernels() const { return *setting_.kernels; }
   int threads() const { return setting_.threads; }
+  const Setting& setting() const { return setting_; }
+  // That of the running call.
+  static Memory& current();
+
+  // Memory to work in, as large as asked for and aligned as a device's allocator does; what it
+  // holds is rubbish. Null where none is asked for.
+  void* workspace(int64_t bytes);
 
   template <class T>
   const T* input(const std::vector<T>& values) {
-    return static_cast<const T*>(copy(values.data(), values.size() * sizeof(T), true));
+    return static_cast<const T*>(
+        copy(values.data(), values.size() * sizeof(T), Role::kInput, sizeof(T)));
   }
   // Null if not wanted.
   template <class T>
@@ -123,13 +134,15 @@ class Memory {
   template <class T>
   T* in_out(const char* name, const std::vector<T>& values, Agreement agreement,
             double tolerance = 0) {
-    T* data = static_cast<T*>(copy(values.data(), values.size() * sizeof(T), false));
+    T* data =
+        static_cast<T*>(copy(values.data(), values.size() * sizeof(T), Role::kOutput, sizeof(T)));
     blocks_.back().result = {name, kind_of<T>(), agreement, tolerance, {}};
     return data;
   }
   template <class T>
   T* output(const char* name, int64_t n, Agreement agreement, double tolerance = 0) {
-    T* data = static_cast<T*>(copy(nullptr, static_cast<size_t>(n) * sizeof(T), false));
+    T* data = static_cast<T*>(
+        copy(nullptr, static_cast<size_t>(n) * sizeof(T), Role::kOutput, sizeof(T)));
     blocks_.back().result = {name, kind_of<T>(), agreement, tolerance, {}};
     return data;
   }
@@ -147,14 +160,15 @@ class Memory {
   std::vector<Result> finish();
 
  private:
+  enum class Role { kInput, kOutput, kWorkspace };
   struct Block {
     uint8_t *base, *data;
     size_t mapped, size, before, after;
-    bool is_input;
+    Role role;
     std::vector<uint8_t> original;
     Result result;
   };
-  void* copy(const void* from, size_t size, bool is_input);
+  void* copy(const void* from, size_t size, Role role, size_t element);
 
   Setting setting_;
   std::vector<Block> blocks_;
@@ -168,16 +182,22 @@ using Call = std::function<void(Memory&)>;
 void check(const std::string& kernel, const std::string& shape, const Call& call);
 // The same, for what has no instruction set.
 void check_host(const std::string& kernel, const std::string& shape, const Call& call);
+// The same, for what is the emulated device's alone.
+void check_emulated(const std::string& kernel, const std::string& shape, const Call& call);
 
 // Names what is running, for the message of whatever ends the program.
 void now_running(const std::string& kernel, const std::string& isa, const std::string& shape);
 [[noreturn]] void fail(const std::string& why);
 
-// This processor's instruction sets, generic first.
+// What is driven: the CPU's kernels, or those of csrc/cuda in the emulator against the CPU's.
+extern bool emulated;
+// This processor's instruction sets, generic first; generic and the emulator's table if `emulated`.
 const std::vector<const cpu::Kernels*>& instruction_sets();
 
 // Fewer and smaller cases: for emulators, and sanitizers that are slow.
 extern bool quick;
+// Kernels whose names begin so, and no others.
+extern std::string only;
 extern bool may_fork;
 int64_t num_checks();
 
@@ -229,9 +249,22 @@ void expect_zero_under_mask(const char* name, const Tokens& tokens, const T* val
   }
 }
 
+template <class T>
+bool same_bits(T a, T b) {
+  return memcmp(&a, &b, sizeof(T)) == 0 || (a != a && b != b);
+}
+inline bool same_bits(Bfloat16 a, Bfloat16 b) { return a.bits == b.bits; }
+inline bool same_bits(Float16 a, Float16 b) { return a.bits == b.bits; }
+
 void token_cases();
 void loss_cases();
 void logit_cases();
 void concurrency_cases();
+// What is the device's own: whole functions, faults, plans, and the emulator itself.
+void device_cases();
+void token_fault_cases();
+void row_fault_cases();
+void plan_cases();
+void emulator_cases();
 
 }  // namespace alignzoo::native

@@ -1,5 +1,6 @@
-// Calls every kernel of every instruction set this processor has. Exits with 0 if all is well, and
-// otherwise says on one line which kernel failed, with what instruction set and on what shape.
+// Calls every kernel of every instruction set this processor has; with --emulated those of
+// csrc/cuda instead, on the emulator of a device. Exits with 0 if all is well, and otherwise says
+// on one line which kernel failed, with what instruction set and on what shape.
 #include <unistd.h>
 
 #include <csignal>
@@ -44,8 +45,12 @@ int main(int argc, char** argv) {
       quick = true;
     } else if (strcmp(argv[i], "--no-fork") == 0) {
       may_fork = false;  // for emulators of user programs, which few survive
+    } else if (strcmp(argv[i], "--emulated") == 0) {
+      emulated = true;
+    } else if (strcmp(argv[i], "--only") == 0 && i + 1 < argc) {
+      only = argv[++i];
     } else {
-      fprintf(stderr, "usage: %s [--quick] [--no-fork]\n", argv[0]);
+      fprintf(stderr, "usage: %s [--emulated] [--quick] [--no-fork] [--only PREFIX]\n", argv[0]);
       return 2;
     }
   }
@@ -58,7 +63,15 @@ int main(int argc, char** argv) {
   token_cases();
   loss_cases();
   logit_cases();
-  concurrency_cases();
+  if (emulated) {
+    device_cases();
+    token_fault_cases();
+    row_fault_cases();
+    plan_cases();
+    emulator_cases();
+  } else if (only.empty()) {
+    concurrency_cases();
+  }
   printf("%lld calls, instruction sets:", static_cast<long long>(num_checks()));
   for (const auto* kernels : instruction_sets()) printf(" %s", kernels->isa);
   printf("\n");
