@@ -177,15 +177,15 @@ ScanFaults scan_rows(const ScanArgs<T>& args, int threads) {
 
 template <class T>
 ScanFaults gae(const ScanArgs<T>& args, int threads) {
-  return scan_rows<GaeRule<T>>(args, threads);
+  return scan_rows<math::GaeRule<Wide<T>>>(args, threads);
 }
 template <class T>
 ScanFaults td_lambda_returns(const ScanArgs<T>& args, int threads) {
-  return scan_rows<ReturnRule<T>>(args, threads);
+  return scan_rows<math::ReturnRule<Wide<T>>>(args, threads);
 }
 template <class T>
 ScanFaults vtrace(const ScanArgs<T>& args, int threads) {
-  return scan_rows<VtraceRule<T>>(args, threads);
+  return scan_rows<math::VtraceRule<Wide<T>>>(args, threads);
 }
 #define ALIGNZOO_INSTANTIATE(T)                                      \
   template ScanFaults gae<T>(const ScanArgs<T>&, int);               \

@@ -19,99 +19,28 @@ struct Segment {
   T *advantages = nullptr, *returns = nullptr;
 };
 
-// 16 steps of a segment, of which the first n exist.
+// 16 steps of a segment, as math/advantages.h wants them, of which the first n exist.
 template <class T>
 struct Steps {
   int64_t at;
   int n;
   Mask<T> ended;
   Wide<T> reward, value, next_value;
-  Wide<T> ratio;  // vtrace alone
+  Wide<T> ratio;  // of rules with ratios
 };
+
+template <class Rule, class T>
+ALIGNZOO_INLINE void load_ratio(const Segment<T>& from, Steps<T>& s) {
+  if constexpr (Rule::kRatios) {
+    s.ratio = math::importance_ratio(load_up_to(from.log_probs + s.at, s.n),
+                                     load_up_to(from.old_log_probs + s.at, s.n));
+  }
+}
 
 // What the steps before need to know of those behind: the next value, and y.
 template <class T>
 struct Later {
   Wide<T> value, y;
-};
-
-template <class T>
-class GaeRule {
- public:
-  static constexpr bool kConstantMultiplier = true;
-  explicit GaeRule(const ScanArgs<T>& args)
-      : gamma_(args.gamma), carry_(args.gamma * args.lambda) {}
-
-  ALIGNZOO_INLINE void load_more(const Segment<T>&, Steps<T>&) const {}
-  ALIGNZOO_INLINE Wide<T> multiplier(const Steps<T>&) const { return carry_; }
-  ALIGNZOO_INLINE Wide<T> term(const Steps<T>& s) const {
-    return math::td_error(s.reward, s.value, s.next_value, gamma_);
-  }
-  ALIGNZOO_INLINE void write(const Segment<T>& to, const Steps<T>& s, const Wide<T>& y,
-                             const Wide<T>&) const {
-    store_up_to(to.advantages + s.at, s.n, y);
-    store_up_to(to.returns + s.at, s.n, y + s.value);
-  }
-
- private:
-  Wide<T> gamma_, carry_;
-};
-
-// Lambda-returns; with lambda 1 and no values, discounted returns.
-template <class T>
-class ReturnRule {
- public:
-  static constexpr bool kConstantMultiplier = true;
-  explicit ReturnRule(const ScanArgs<T>& args)
-      : gamma_(args.gamma),
-        gamma_of_value_(args.gamma * (1 - args.lambda)),
-        carry_(args.gamma * args.lambda) {}
-
-  ALIGNZOO_INLINE void load_more(const Segment<T>&, Steps<T>&) const {}
-  ALIGNZOO_INLINE Wide<T> multiplier(const Steps<T>&) const { return carry_; }
-  ALIGNZOO_INLINE Wide<T> term(const Steps<T>& s) const {
-    return fma(select(s.ended, gamma_, gamma_of_value_), s.next_value, s.reward);
-  }
-  ALIGNZOO_INLINE void write(const Segment<T>& to, const Steps<T>& s, const Wide<T>& y,
-                             const Wide<T>&) const {
-    store_up_to(to.returns + s.at, s.n, y);
-  }
-
- private:
-  Wide<T> gamma_, gamma_of_value_, carry_;
-};
-
-template <class T>
-class VtraceRule {
- public:
-  static constexpr bool kConstantMultiplier = false;
-  explicit VtraceRule(const ScanArgs<T>& args)
-      : gamma_(args.gamma),
-        carry_(args.gamma * args.lambda),
-        clip_rho_(args.clip_rho),
-        clip_c_(args.clip_c),
-        clip_pg_rho_(args.clip_pg_rho) {}
-
-  ALIGNZOO_INLINE void load_more(const Segment<T>& from, Steps<T>& s) const {
-    s.ratio = math::importance_ratio(load_up_to(from.log_probs + s.at, s.n),
-                                     load_up_to(from.old_log_probs + s.at, s.n));
-  }
-  ALIGNZOO_INLINE Wide<T> multiplier(const Steps<T>& s) const {
-    return carry_ * min(clip_c_, s.ratio);
-  }
-  ALIGNZOO_INLINE Wide<T> term(const Steps<T>& s) const {
-    return min(clip_rho_, s.ratio) * math::td_error(s.reward, s.value, s.next_value, gamma_);
-  }
-  ALIGNZOO_INLINE void write(const Segment<T>& to, const Steps<T>& s, const Wide<T>& y,
-                             const Wide<T>& next_y) const {
-    const Wide<T> next_target = s.next_value + select(s.ended, Wide<T>(T(0)), next_y);
-    const Wide<T> error = math::td_error(s.reward, s.value, next_target, gamma_);
-    store_up_to(to.returns + s.at, s.n, y + s.value);
-    store_up_to(to.advantages + s.at, s.n, min(clip_pg_rho_, s.ratio) * error);
-  }
-
- private:
-  Wide<T> gamma_, carry_, clip_rho_, clip_c_, clip_pg_rho_;
 };
 
 template <class T>
@@ -135,7 +64,7 @@ class SegmentScan {
     const Rule rule = rule_;
     Later<T> later = later_;
     const Multipliers<T> going_on =
-        multipliers_of(Rule::kConstantMultiplier ? rule.multiplier({}) : Wide<T>(T(0)));
+        multipliers_of(Rule::kConstantMultiplier ? rule.multiplier(Steps<T>{}) : Wide<T>(T(0)));
     bool good = true;
     const int64_t last_block = (segment.size - 1) / kLanes * kLanes;
     const bool last_is_plain = segment.size == last_block + kLanes && !segment.ends_row;
@@ -157,7 +86,11 @@ class SegmentScan {
                                          const Steps<T>& steps, const Multipliers<T>& multipliers,
                                          const Wide<T>& terms, const Later<T>& later) {
     const Wide<T> y = scan_lanes(multipliers, terms, later.y);
-    rule.write(segment, steps, y, shift_lanes<1>(y, later.y));
+    const math::StepResult<Wide<T>> result = rule.result(steps, y, shift_lanes<1>(y, later.y));
+    if constexpr (Rule::kAdvantages) {
+      store_up_to(segment.advantages + steps.at, steps.n, result.advantage);
+    }
+    store_up_to(segment.returns + steps.at, steps.n, result.returned);
     return {broadcast_first(steps.value), broadcast_first(y)};
   }
 
@@ -176,7 +109,7 @@ class SegmentScan {
     steps.reward = load(segment.rewards + at);
     steps.value = segment.values ? load(segment.values + at) : Wide<T>(T(0));
     steps.next_value = shift_lanes<1>(steps.value, later.value);
-    rule.load_more(segment, steps);
+    load_ratio<Rule>(segment, steps);
     const Wide<T> terms = rule.term(steps);
     if constexpr (Rule::kConstantMultiplier) {
       return finish(rule, segment, steps, going_on, terms, later);
@@ -204,7 +137,7 @@ class SegmentScan {
     steps.reward = load_up_to(segment.rewards + at, steps.n);
     steps.value = segment.values ? load_up_to(segment.values + at, steps.n) : zero;
     steps.next_value = select(is_last, later.value, shift_lanes<1>(steps.value, later.value));
-    rule.load_more(segment, steps);
+    load_ratio<Rule>(segment, steps);
 
     const Mask<T> terminated = flagged(segment.terminated, segment.end_terminated, segment, steps);
     const Mask<T> truncated =
