@@ -73,10 +73,8 @@ void kl_divergence(const DivergenceArgs<S, T>& args, int threads) {
     const math::DivergenceSums sums =
         divergence_sums(args.a + args.a_rows.offset(row), args.b + args.b_rows.offset(row),
                         args.a_rows.vocabulary, args.inverse_temperature);
-    const double a_log_sum = __builtin_log(sums.a_sum), b_log_sum = __builtin_log(sums.b_sum);
     const double mean_ratio = math::mean_log_ratio(sums);
-    const double divergence = mean_ratio - a_log_sum + b_log_sum;
-    args.value[row] = static_cast<T>(divergence < 0 ? 0.0 : divergence);
+    args.value[row] = static_cast<T>(math::divergence_of(sums, mean_ratio));
     if (args.saved) {
       const double saved[5] = {sums.a_max, sums.a_sum, sums.b_max, sums.b_sum, mean_ratio};
       memcpy(args.saved + 5 * row, saved, sizeof saved);

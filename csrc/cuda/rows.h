@@ -289,10 +289,10 @@ template <class S>
 ALIGNZOO_DEVICE int elements_before(const S* row) {
   return static_cast<int>(reinterpret_cast<uintptr_t>(row) % 16 / sizeof(S));
 }
-// Pieces of kAll numbers that each such row is cut into, for arrays that may be null.
+// Pieces of `all` numbers that each such row is cut into; the first row is at `gradient`.
 template <class S>
-int64_t aligned_pieces(int64_t vocabulary, int64_t all, const S* one, const S* other) {
-  const bool starts_fit = vocabulary % kPerLoad<S> == 0 && fits_pack(one) && fits_pack(other);
+int64_t aligned_pieces(int64_t vocabulary, int64_t all, const S* gradient) {
+  const bool starts_fit = vocabulary % kPerLoad<S> == 0 && fits_pack(gradient);
   return ceil_div(vocabulary + (starts_fit ? 0 : kPerLoad<S> - 1), all);
 }
 
@@ -329,18 +329,37 @@ ALIGNZOO_DEVICE void fill(S* row, int64_t vocabulary, int64_t begin, int thread,
 ALIGNZOO_DEVICE float larger_number(float a, float b) { return fmaxf(a, b); }
 ALIGNZOO_DEVICE double larger_number(double a, double b) { return fmax(a, b); }
 
-// Element by element, in storage format.
-template <class S>
+// NaN where one of the two is, else the larger.
+struct LargerOrNan {
+  ALIGNZOO_DEVICE float operator()(float a, float b) const {
+#if defined(__CUDA_ARCH__)
+    return math::max_or_nan(a, b);
+#else
+    return a > b || a != a ? a : b;
+#endif
+  }
+  ALIGNZOO_DEVICE double operator()(double a, double b) const { return a > b || a != a ? a : b; }
+};
+
+// Element by element, in storage format: NaN where kNan and one of the two is, else the larger, or
+// that which is no NaN.
+template <class S, bool kNan>
 ALIGNZOO_DEVICE Words larger_words(const Words& a, const Words& b) {
 #if defined(__CUDA_ARCH__)
   if constexpr (sizeof(S) == 2) {
     Words out;
     ALIGNZOO_UNROLL
     for (int i = 0; i < 4; ++i) {
-      if constexpr (std::is_same_v<S, Bfloat16>) {
-        asm("max.bf16x2 %0, %1, %2;" : "=r"(out.at[i]) : "r"(a.at[i]), "r"(b.at[i]));
+      const uint32_t x = a.at[i], y = b.at[i];
+      constexpr bool kBfloat = std::is_same_v<S, Bfloat16>;
+      if constexpr (kBfloat && kNan) {
+        asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(out.at[i]) : "r"(x), "r"(y));
+      } else if constexpr (kBfloat) {
+        asm("max.bf16x2 %0, %1, %2;" : "=r"(out.at[i]) : "r"(x), "r"(y));
+      } else if constexpr (kNan) {
+        asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(out.at[i]) : "r"(x), "r"(y));
       } else {
-        asm("max.f16x2 %0, %1, %2;" : "=r"(out.at[i]) : "r"(a.at[i]), "r"(b.at[i]));
+        asm("max.f16x2 %0, %1, %2;" : "=r"(out.at[i]) : "r"(x), "r"(y));
       }
     }
     return out;
@@ -350,29 +369,35 @@ ALIGNZOO_DEVICE Words larger_words(const Words& a, const Words& b) {
   Elements<S> larger;
   for (int i = 0; i < kPerLoad<S>; ++i) {
     const Compute<S> p = math::to_compute(x.at[i]), q = math::to_compute(y.at[i]);
-    if constexpr (sizeof(S) == 2) {
-      larger.at[i] = q > p || p != p ? y.at[i] : x.at[i];
+    if constexpr (kNan) {
+      math::from_compute(LargerOrNan{}(p, q), larger.at[i]);
     } else {
-      larger.at[i] = larger_number(p, q);
+      math::from_compute(larger_number(p, q), larger.at[i]);
     }
   }
   return words_of(larger);
 }
 
-// The largest of a thread's own logits. NaN is lost: it comes back through the sums.
-template <class S, int kThreads, int kCount>
+// The largest of a thread's own logits. NaN is the result where kNan, else lost: it comes back
+// through the sums.
+template <bool kNan = false, class S, int kThreads, int kCount>
 ALIGNZOO_DEVICE Compute<S> largest_held(const Held<S, kThreads, kCount>& held) {
   using T = Compute<S>;
   Words largest = held.load[0];
   ALIGNZOO_UNROLL
   for (int l = 1; l < Held<S, kThreads, kCount>::kLoads; ++l) {
-    largest = larger_words<S>(largest, held.load[l]);
+    largest = larger_words<S, kNan>(largest, held.load[l]);
   }
   const Elements<S> each = elements_of<S>(largest);
   T out = -static_cast<T>(__builtin_inf());
-  for (int i = 0; i < kPerLoad<S>; ++i) out = larger_number(out, math::to_compute(each.at[i]));
+  for (int i = 0; i < kPerLoad<S>; ++i) {
+    const T x = math::to_compute(each.at[i]);
+    out = kNan ? LargerOrNan{}(out, x) : larger_number(out, x);
+  }
   return out;
 }
+
+constexpr int kMostSums = 3;
 
 // Room in the block's shared memory for what follows. Where several warps of a block are each a
 // group, none is needed.
@@ -380,27 +405,30 @@ template <class T, int kThreads>
 struct GroupRoom {
   static constexpr int kWarps = kThreads / kWarp;
   T largest[kWarps];
-  double sums[2][kWarps];
+  double sums[kMostSums][kWarps];
 };
 
-// Every thread of the group has the result. A barrier of the group lies between two calls.
-template <int kThreads, class T>
-ALIGNZOO_DEVICE T group_max(T value, int thread, GroupRoom<T, kThreads>& room) {
-  value = warp_reduce(value, Larger{});
+// Every thread of the group has the result. Between two calls with one room there must be another
+// barrier of the group.
+template <int kThreads, class T, class Combine = Larger>
+ALIGNZOO_DEVICE T group_max(T value, int thread, GroupRoom<T, kThreads>& room,
+                            Combine combine = {}) {
+  value = warp_reduce(value, combine);
   if constexpr (kThreads > kWarp) {
     if (thread % kWarp == 0) room.largest[thread / kWarp] = value;
     __syncthreads();
     value = room.largest[0];
-    for (int w = 1; w < kThreads / kWarp; ++w) value = Larger{}(value, room.largest[w]);
+    for (int w = 1; w < kThreads / kWarp; ++w) value = combine(value, room.largest[w]);
   }
   return value;
 }
 
-// Thread 0 of the group has the result, in double. A barrier of the group lies between two calls.
+// Thread 0 of the group has the result, in double. Between two calls with one room there must be
+// another barrier of the group.
 template <int kSums, int kThreads, class T>
 ALIGNZOO_DEVICE void group_sums(const T (&own)[kSums], int thread, GroupRoom<T, kThreads>& room,
                                 double (&out)[kSums]) {
-  static_assert(kSums <= 2, "GroupRoom has room for two");
+  static_assert(kSums <= kMostSums, "GroupRoom has room for so many");
   ALIGNZOO_UNROLL
   for (int i = 0; i < kSums; ++i) out[i] = static_cast<double>(warp_reduce(own[i], Add{}));
   if constexpr (kThreads > kWarp) {

@@ -31,7 +31,13 @@ template <class F>
 ALIGNZOO_HD F max_or_nan(F bound, F x) {
   return max(bound, x);
 }
+// max(x, bound) where the bound is a number, which is returned for NaN.
+template <class F>
+ALIGNZOO_HD F max_or_bound(F x, F bound) {
+  return max(x, bound);
+}
 #if defined(__CUDA_ARCH__)
+ALIGNZOO_HD float max_or_bound(float x, float bound) { return fmaxf(x, bound); }
 ALIGNZOO_HD float max_or_nan(float bound, float x) {
   float out;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(bound), "f"(x));
