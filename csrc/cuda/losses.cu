@@ -73,19 +73,16 @@ ALIGNZOO_DEVICE void for_each_segment(const LossSegments& s, const Body& body) {
   for (int64_t first = (int64_t{blockIdx.x} * kLossWarps + warp_of()) * s.per_warp; first < s.count;
        first += stride) {
     const int64_t stop = smaller(s.count, first + s.per_warp);
-    int64_t row = row_of_segment(s, first);
-    int64_t row_at = row_begin(s, row), row_end = row_begin(s, row + 1);
-    int64_t part = larger(0, first - first_segment(s, row, row_at));
+    int64_t row = row_of_segment(s, first), begin = row_begin(s, row);
+    begin += larger(0, first - first_segment(s, row, begin)) * kLossSegment;
+    int64_t row_end = row_begin(s, row + 1);
     for (int64_t segment = first; segment < stop; ++segment) {
-      const int64_t begin = row_at + part * kLossSegment,
-                    end = smaller(row_end, begin + kLossSegment);
-      if (begin < end) body(segment, row, begin, end);
-      ++part;
+      if (begin < row_end) body(segment, row, begin, smaller(row_end, begin + kLossSegment));
+      begin += kLossSegment;
       if (row + 1 < s.rows.count && segment + 1 >= first_segment(s, row + 1, row_end)) {
         ++row;
-        row_at = row_end;
+        begin = row_end;
         row_end = row_begin(s, row + 1);
-        part = 0;
       }
     }
   }
@@ -223,14 +220,21 @@ ALIGNZOO_DEVICE double denominator_of(const LossWork& work, const LossCounts& co
 
 struct LossRoom {
   ReduceRoom<int64_t, kLossThreads> counts;
-  double sums[kLossSums][kLossThreads], totals[kLossSums];
+  double sums[kLossSums][kLossThreads], totals[kLossSums], gradient_scale;
 };
 
-// Adds up what the threads hold, one warp for each sum; out[i * stride] is the i-th.
-ALIGNZOO_DEVICE void add_up(const double (&mine)[kLossSums], LossRoom& room, double* out,
-                            int64_t stride) {
+// Each thread's sums lie in room.sums, in places of its own: registers decide how many warps an SM
+// holds, and they are added to once a segment.
+ALIGNZOO_DEVICE void clear_sums(LossRoom& room) {
+  for (int i = 0; i < kLossSums; ++i) room.sums[i][threadIdx.x] = 0;
+}
+ALIGNZOO_DEVICE void add_to(LossRoom& room, LossSum sum, double value) {
+  room.sums[sum][threadIdx.x] += value;
+}
+
+// Adds up those of all threads, one warp for each sum; out[i * stride] is the i-th.
+ALIGNZOO_DEVICE void add_up(LossRoom& room, double* out, int64_t stride) {
   static_assert(kLossSums <= kLossWarps, "one warp for each sum");
-  for (int i = 0; i < kLossSums; ++i) room.sums[i][threadIdx.x] = mine[i];
   __syncthreads();
   const int i = warp_of();
   if (i >= kLossSums) return;
@@ -300,7 +304,7 @@ __global__ void __launch_bounds__(kLossThreads)
 }
 
 template <class T, math::PolicyKind kKind, Level kLevel>
-__global__ void __launch_bounds__(kLossThreads)
+__global__ void __launch_bounds__(kLossThreads, sizeof(T) == 4 ? 4 : 2)
     policy_kernel(PolicyLossArgs<T> args, LossWork work, bool packs_fit) {
   ALIGNZOO_SHARED(LossRoom, room);
   constexpr int kVector = kPerLoad<T>;
@@ -311,8 +315,9 @@ __global__ void __launch_bounds__(kLossThreads)
     if (!kSlopeByRow && args.gradient) fill_with_nan(args.gradient, work.segments.tokens);
     return;
   }
-  const double scale = 1.0 / denominator_of(work, counts);
-  double sums[kLossSums] = {};
+  if (threadIdx.x == 0) room.gradient_scale = 1.0 / denominator_of(work, counts);
+  clear_sums(room);
+  __syncthreads();
   T largest = 0;
   for_each_segment(work.segments, [&](int64_t segment, int64_t row, int64_t begin, int64_t end) {
     double weight = 1.0;
@@ -321,7 +326,7 @@ __global__ void __launch_bounds__(kLossThreads)
       weight = work.rows[row].weight;
       row_ratio = static_cast<T>(work.rows[row].ratio);
     }
-    const T gradient_scale = static_cast<T>(scale * weight);
+    const T gradient_scale = static_cast<T>(room.gradient_scale * weight);
     T loss = 0, clipped = 0, kl = 0, ratio = 0, ratio_squared = 0, slope = 0;
     int tokens = 0;
     for_each_pack<T>(begin, end, packs_fit, [&](int64_t t, int n, bool whole) {
@@ -357,19 +362,19 @@ __global__ void __launch_bounds__(kLossThreads)
       }
       if (!kSlopeByRow && args.gradient) store_tokens(args.gradient + t, n, whole, gradient);
     });
-    sums[kLoss] += static_cast<double>(loss) * weight;
-    sums[kClipped] += static_cast<double>(clipped);
-    sums[kKl] += static_cast<double>(kl);
-    sums[kRatio] += static_cast<double>(ratio);
-    sums[kRatioSquared] += static_cast<double>(ratio_squared);
-    sums[kTokens] += tokens;
+    add_to(room, kLoss, static_cast<double>(loss) * weight);
+    add_to(room, kClipped, static_cast<double>(clipped));
+    add_to(room, kKl, static_cast<double>(kl));
+    add_to(room, kRatio, static_cast<double>(ratio));
+    add_to(room, kRatioSquared, static_cast<double>(ratio_squared));
+    add_to(room, kTokens, tokens);
     if (kSlopeByRow && args.gradient) {
       const double total = warp_reduce(static_cast<double>(slope), Add());
       if (lane_of() == 0) work.segment_sums[segment] = total;
     }
   });
-  sums[kLargestRatio] = static_cast<double>(largest);
-  add_up(sums, room, work.sums + blockIdx.x, gridDim.x);
+  add_to(room, kLargestRatio, static_cast<double>(largest));
+  add_up(room, work.sums + blockIdx.x, gridDim.x);
 }
 
 // ---- The value loss ----
@@ -385,7 +390,7 @@ __global__ void __launch_bounds__(kLossThreads)
     return;
   }
   const T gradient_scale = static_cast<T>(1.0 / denominator_of(work, counts));
-  double sums[kLossSums] = {};
+  clear_sums(room);
   for_each_segment(work.segments, [&](int64_t, int64_t, int64_t begin, int64_t end) {
     T loss = 0, clipped = 0;
     int tokens = 0;
@@ -408,11 +413,11 @@ __global__ void __launch_bounds__(kLossThreads)
       }
       if (args.gradient) store_tokens(args.gradient + t, n, whole, gradient);
     });
-    sums[kLoss] += static_cast<double>(loss);
-    sums[kClipped] += static_cast<double>(clipped);
-    sums[kTokens] += tokens;
+    add_to(room, kLoss, static_cast<double>(loss));
+    add_to(room, kClipped, static_cast<double>(clipped));
+    add_to(room, kTokens, tokens);
   });
-  add_up(sums, room, work.sums + blockIdx.x, gridDim.x);
+  add_up(room, work.sums + blockIdx.x, gridDim.x);
 }
 
 // ---- What is left when all tokens were taken ----
@@ -448,16 +453,18 @@ __global__ void __launch_bounds__(kLossThreads)
                  });
     return;
   }
-  double mine[kLossSums] = {};
+  clear_sums(room);
   if (!counts.bad) {
-    for (int b = static_cast<int>(threadIdx.x); b < loss_blocks; b += kLossThreads) {
-      for (int i = 0; i < kLossSums; ++i) {
+    for (int i = 0; i < kLossSums; ++i) {
+      double sum = 0;
+      for (int b = static_cast<int>(threadIdx.x); b < loss_blocks; b += kLossThreads) {
         const double value = work.sums[int64_t{i} * loss_blocks + b];
-        mine[i] = i == kLargestRatio ? Larger()(value, mine[i]) : mine[i] + value;
+        sum = i == kLargestRatio ? Larger()(value, sum) : sum + value;
       }
+      room.sums[i][threadIdx.x] = sum;
     }
   }
-  add_up(mine, room, room.totals, 1);
+  add_up(room, room.totals, 1);
   __syncthreads();
   if (threadIdx.x != 0) return;
   const double nan = __builtin_nan("");
