@@ -5,6 +5,8 @@
 #   make test-slow   the slow tests: empty environments, many kills, long learning runs
 #   make check       ruff, mypy --strict, clang-format
 #   make sanitize    drive the kernels: as they are, under ASan and UBSan, and under TSan
+#   make cuda-check  compile every CUDA kernel for sm_80 and sm_90; no spills, no missing symbols
+#                    (part of `make test` where nvcc is on the PATH)
 #   make build       install once; afterwards compile only what changed in csrc/
 #   make compat      the tests on the oldest torch and transformers that are supported
 #   make peers       the tests beside TRL, verl, OpenRLHF and Stable-Baselines3, in their company
@@ -37,7 +39,7 @@ export ALIGNZOO_DATA ?= $(abspath ../shared/data)
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow check sanitize build compat test-compat peers test-peers clean
+.PHONY: demo test test-slow check cuda-check cuda-report sanitize build compat test-compat peers test-peers clean
 .DEFAULT_GOAL := test
 
 demo: build
@@ -47,6 +49,10 @@ demo: build
 test: check
 	HF_HUB_OFFLINE=1 $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
+ifneq ($(shell command -v nvcc),)
+test: cuda-check
+endif
+
 test-slow: build $(VENV)/.tools
 	HF_HUB_OFFLINE=1 $(PYTEST) -m slow $(PYTEST_ARGS)
 
@@ -55,6 +61,13 @@ check: build $(VENV)/.tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+
+cuda-check: $(VENV)/.build-requirements
+	$(BIN)/python bench/cuda_check.py --build $(BUILD)-cuda
+
+# Writes bench/results/cuda_registers.md, which cuda-check compares with.
+cuda-report: $(VENV)/.build-requirements
+	$(BIN)/python bench/cuda_check.py --build $(BUILD)-cuda --write
 
 # The driver needs no Python; the environment lends it CMake.
 sanitize: $(VENV)/.build-requirements

@@ -133,6 +133,9 @@ void take_torch(const Call& call, py::handle object, Array& out) {
     }
   } else {
     const std::string device = text_of(object.attr("device").attr("type"));
+    if (device == "cuda" && cuda_library().empty()) {
+      raise_no_cuda(call.function(), out.name, text_of(object.attr("device")));
+    }
     if (device == "cpu" || device == "cuda") {
       py::object capsule = object.attr("detach")().attr("__dlpack__")();
       void* managed = PyCapsule_GetPointer(capsule.ptr(), "dltensor");

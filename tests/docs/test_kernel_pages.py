@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 OVERVIEW = ROOT / "docs" / "kernels.md"
 FOLDER = ROOT / "docs" / "kernels"
 RECIPES = FOLDER / "recipes.md"
-FUNCTIONS = sorted(kernels.__all__)
+FUNCTIONS = sorted(set(kernels.__all__) - {"check_faults"})  # docs/gpu.md has that
 # An optional line that names a distribution, the example, and what it prints.
 EXAMPLE = re.compile(
     r"(?:<!-- needs: (?P<needs>[\w-]+) -->\n)?"
