@@ -45,8 +45,10 @@ def test_a_build_without_cuda_says_how_to_get_one(name):
     with pytest.raises(RuntimeError) as caught:
         CALLS[name](on_pretended_cuda(3, 5))
     message = str(caught.value)
-    assert message.startswith(f"{name}: `") and "lies on cuda:1" in message
-    assert "ALIGNZOO_CUDA=ON pip install ." in message and ".cpu()" in message
+    assert message.startswith(f"{name}: `")
+    assert "lies on cuda:1" in message
+    assert "ALIGNZOO_CUDA=ON pip install ." in message
+    assert ".cpu()" in message
     assert "\n" not in message
 
 
