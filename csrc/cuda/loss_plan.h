@@ -45,7 +45,7 @@ inline LossSegments segments_of(const Rows& rows) {
                            : rows.count * out.per_row;
   // As much work for a warp as one whole segment, where rows are short.
   const int64_t full = (out.tokens + kLossSegment - 1) / kLossSegment;
-  out.per_warp = full > 0 ? (out.count + full - 1) / full : 1;
+  out.per_warp = out.count > full && full > 0 ? (out.count + full - 1) / full : 1;
   return out;
 }
 // The same tokens where rows do not matter.
@@ -58,6 +58,8 @@ inline LossSegments flat_segments(const Rows& rows) {
 inline int64_t loss_blocks(const LossSegments& segments) {
   const int64_t per_block = segments.per_warp * kLossWarps,
                 blocks = (segments.count + per_block - 1) / per_block;
+  // Tokens in no row are a fault of the offsets, and still have a gradient to be written.
+  if (blocks == 0 && segments.tokens > 0) return 1;
   return blocks < kMostLossBlocks ? blocks : kMostLossBlocks;
 }
 
