@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -144,7 +145,12 @@ def plans(sizes: Sizes) -> list[Plan]:
 def compiled(run: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """`run` under torch.compile for its very shapes; on the CPU only traced, which is quick."""
     backend = "inductor" if device.type == "cuda" else "aot_eager"
-    return torch.compile(run, dynamic=False, fullgraph=True, backend=backend)
+
+    @cache
+    def made() -> Callable[..., Any]:  # to import the compiler takes seconds
+        return torch.compile(run, dynamic=False, fullgraph=True, backend=backend)
+
+    return lambda *arguments: made()(*arguments)
 
 
 def with_gradient(run: Callable[..., Tensor], *inputs: Tensor) -> tuple[Any, ...]:

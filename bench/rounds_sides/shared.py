@@ -58,7 +58,7 @@ WORKLOADS = {
 GPU_WORKLOADS = {
     "half_billion": Workload(
         "half_billion",
-        "508M parameters, V=128,256, bfloat16, 64 samples of 128 tokens, 1 update",
+        "509M parameters, V=128,256, bfloat16, 64 samples of 128 tokens, 1 update",
         64,
         128,
         1,

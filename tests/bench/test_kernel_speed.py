@@ -50,9 +50,8 @@ def test_inputs_are_rotated_until_no_cache_holds_them(bench: SimpleNamespace) ->
 def test_every_kernel_has_a_case_and_a_peer(bench: SimpleNamespace) -> None:
     bench.timing.be_short()
     cases = [make(True) for make in bench.cases.CASES.values()]
-    assert {case.kernel.split()[0].rstrip(",") for case in cases if case.peers} >= set(
-        kernels.__all__
-    )
+    timed = {case.kernel.split()[0].rstrip(",") for case in cases if case.peers}
+    assert timed >= set(kernels.__all__) - {"check_faults"}  # which computes nothing
 
 
 def test_an_absent_peer_is_told_by_its_metadata(bench: SimpleNamespace) -> None:
