@@ -13,6 +13,13 @@
 namespace alignzoo::cuda {
 namespace {
 
+// Blocks of a launch by blocks that a multiprocessor must have room for, which bounds their
+// registers (64 for gae in float32): 1024 threads, each with 36 bytes asked for.
+template <class Rule, class T>
+constexpr int kResidentBlocks = Rule::kRatios    ? 2
+                                : sizeof(T) == 4 ? 4
+                                                 : 3;
+
 // What a block's tiles tell each other.
 template <class T>
 struct ScanRoom {
@@ -170,7 +177,7 @@ ALIGNZOO_DEVICE bool stop_at_bad_offsets(const ScanArgs<T>& args, const ScanQueu
 }
 
 template <class Rule, class T>
-__global__ void __launch_bounds__(kScanThreads)
+__global__ void __launch_bounds__(kScanThreads, kResidentBlocks<Rule, T>)
     scan_rows_by_blocks_kernel(ScanArgs<T> args, Rule rule, ScanQueue on) {
   ALIGNZOO_SHARED(ScanRoom<T>, room);
   if (stop_at_bad_offsets<Rule>(args, on)) return;
