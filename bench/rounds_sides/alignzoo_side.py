@@ -83,7 +83,7 @@ def main(name: str, model_folder: str, out: str, num_threads: int, extra: dict[s
 
     trainer = az.Trainer(
         policy=az.Policy.from_pretrained(
-            model_folder, dtype=workload.dtype, device=workload.device, seed=0
+            model_folder, device=workload.device, autocast=workload.autocast, seed=0
         ),
         algorithm=az.make("ppo", **options["ppo"]),
         reward=keyword_score,

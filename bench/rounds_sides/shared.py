@@ -33,8 +33,8 @@ class Workload:
         num_samples: responses a round.
         max_new_tokens: longest response, in tokens.
         num_updates: optimiser steps on each round's whole batch.
-        device: where both models live.
-        dtype: of their weights.
+        device: where both models live, in float32.
+        autocast: take matrix products in bfloat16.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Workload:
     max_new_tokens: int
     num_updates: int
     device: str = "cpu"
-    dtype: str = "float32"
+    autocast: bool = False
 
 
 WORKLOADS = {
@@ -58,12 +58,12 @@ WORKLOADS = {
 GPU_WORKLOADS = {
     "half_billion": Workload(
         "half_billion",
-        "509M parameters, V=128,256, bfloat16, 64 samples of 128 tokens, 1 update",
+        "509M parameters, V=128,256, bfloat16 autocast, 64 samples of 128 tokens, 1 update",
         64,
         128,
         1,
         device="cuda",
-        dtype="bfloat16",
+        autocast=True,
     ),
     "half_billion_tried": Workload(
         "half_billion_tried", "a trial of the workload on a small model", 8, 6, 1
@@ -207,5 +207,6 @@ def shared_settings(workload: Workload) -> dict[str, Any]:
         "kl_coef": KL_COEF,
         "clip_range": CLIP_RANGE,
         "max_grad_norm": MAX_GRAD_NORM,
+        "dtype": "float32",
         "temperature": 1.0,
     }

@@ -35,9 +35,9 @@ NUM_ROWS = 4096  # of the data set, all one prompt; the data loader starts anew 
 def settings(workload: Workload, extra: dict[str, Any]) -> dict[str, Any]:
     """Returns the options of `GRPOConfig`."""
     return {
-        "model_init_kwargs": {"dtype": workload.dtype},
+        "model_init_kwargs": {"dtype": "float32"},
         "use_cpu": workload.device == "cpu",
-        "bf16": workload.dtype == "bfloat16",
+        "bf16": workload.autocast,
         "gradient_checkpointing": False,
         "per_device_train_batch_size": workload.num_samples,
         "steps_per_generation": 1,
