@@ -27,7 +27,8 @@ BIN := $(abspath $(VENV))/bin
 BUILD := $(abspath $(VENV))/build
 INSTALLED := $(VENV)/.installed-$(ALIGNZOO_CUDA)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# tests/conftest.py puts the files in order, the longest first.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 CPP_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 # Threads that wait must not spin: other work, the tests' own included, needs the cores.
@@ -59,7 +60,7 @@ test-slow: build $(VENV)/.tools
 check: build $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
 
 cuda-check: $(VENV)/.build-requirements
