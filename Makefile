@@ -26,7 +26,9 @@ WORKERS ?= auto
 BIN := $(abspath $(VENV))/bin
 BUILD := $(abspath $(VENV))/build
 INSTALLED := $(VENV)/.installed-$(ALIGNZOO_CUDA)
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# What is imported is compiled when it first is, and kept: a tenth of what would be installed.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
+export PYTHONDONTWRITEBYTECODE :=
 # tests/conftest.py puts the files in order, the longest first.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 CPP_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
@@ -87,18 +89,18 @@ build: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml CMakeLists.txt $(CONSTRAINTS) $(VENV)/.build-requirements
 	rm -f $(VENV)/.installed-*
-	$(PIP) install --constraint $(CONSTRAINTS) --no-build-isolation \
+	$(INSTALL) --constraint $(CONSTRAINTS) --no-build-isolation \
 		--config-settings=build-dir=$(BUILD) --editable .
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' >$(VENV)/.site-packages
 	touch $@
 
 # alignzoo is installed by now, so this adds what its extras name and builds nothing.
 $(VENV)/.tools: $(INSTALLED)
-	$(PIP) install --constraint $(CONSTRAINTS) 'alignzoo[bench,check,data,lora,test]'
+	$(INSTALL) --constraint $(CONSTRAINTS) 'alignzoo[bench,check,data,lora,test]'
 	touch $@
 
 $(VENV)/.build-requirements: $(VENV)/.created
-	$(PIP) install --constraint $(CONSTRAINTS) \
+	$(INSTALL) --constraint $(CONSTRAINTS) \
 		'scikit-build-core>=0.11' 'pybind11>=2.13' 'cmake>=3.20' ninja
 	touch $@
 
@@ -127,7 +129,7 @@ test-peers: build $(VENV)/.peers
 	HF_HUB_OFFLINE=1 $(PYTEST) -m peer $(PYTEST_ARGS)
 
 $(VENV)/.peers: $(VENV)/.tools .ci/requirements-peers.txt
-	$(PIP) install --no-deps --requirement .ci/requirements-peers.txt
+	$(INSTALL) --no-deps --requirement .ci/requirements-peers.txt
 	touch $@
 
 clean:

@@ -150,7 +150,7 @@ def empty_environment(
     def make(folder: Path) -> None:
         run(
             *(new_environment(folder / "env"), "-m", "pip", "--disable-pip-version-check"),
-            *("install", "--constraint", CONSTRAINTS, wheel),
+            *("install", "--no-compile", "--constraint", CONSTRAINTS, wheel),
             cwd=folder,
         )
 
