@@ -17,27 +17,26 @@ namespace alignzoo::cuda {
 
 using math::Compute;
 
-// Division by a number known at the launch: a multiplication where both are below 2^31.
+// Division of numbers below 2^62 by one known at the launch, as a multiplication: Granlund and
+// Montgomery 1994, "Division by invariant integers using multiplication".
 class Divider {
  public:
-  explicit Divider(int64_t by) : by_(by) {
-    if (by_ < 1 || by_ >> 31 != 0) return;
-    while (int64_t{1} << shift_ < by_) ++shift_;
-    // Granlund and Montgomery 1994, "Division by invariant integers using multiplication".
-    magic_ = static_cast<uint32_t>(
-        ((uint64_t{1} << 32) * ((uint64_t{1} << shift_) - static_cast<uint64_t>(by_))) /
-            static_cast<uint64_t>(by_) +
-        1);
+  explicit Divider(int64_t by) {
+    while (int64_t{1} << shift_ < by) ++shift_;
+    using Wide = unsigned __int128;
+    if (by > 0) magic_ = static_cast<uint64_t>((Wide{1} << (62 + shift_)) / Wide(by) + 1) << 1;
   }
   ALIGNZOO_PLAIN int64_t quotient(int64_t n) const {
-    if ((n | by_) >> 31 != 0) return n / by_;
-    const uint64_t high = uint64_t{static_cast<uint32_t>(n)} * magic_ >> 32;
-    return static_cast<int64_t>((static_cast<uint32_t>(high) + static_cast<uint32_t>(n)) >> shift_);
+    const uint64_t twice = static_cast<uint64_t>(n) << 1;
+#if defined(__CUDA_ARCH__)
+    return static_cast<int64_t>(__umul64hi(twice, magic_) >> shift_);
+#else
+    return static_cast<int64_t>((static_cast<unsigned __int128>(twice) * magic_) >> 64 >> shift_);
+#endif
   }
 
  private:
-  int64_t by_;
-  uint32_t magic_ = 0;
+  uint64_t magic_ = 0;
   int shift_ = 0;
 };
 
@@ -70,17 +69,16 @@ struct Pieces {
   }
 };
 // Calls body(unit, thread of the group) for the units of this thread's group, one after the other.
-// Blocks have kRowThreads threads.
-template <int kThreads, class Body>
+template <int kThreads, int kBlockThreads = kRowThreads, class Body>
 ALIGNZOO_DEVICE void for_each_unit(int64_t units, Body body) {
-  constexpr int kGroups = kRowThreads / kThreads;
+  constexpr int kGroups = kBlockThreads / kThreads;
   const int thread = static_cast<int>(threadIdx.x) % kThreads;
   int64_t unit = static_cast<int64_t>(blockIdx.x) * kGroups + threadIdx.x / kThreads;
   for (; unit < units; unit += static_cast<int64_t>(gridDim.x) * kGroups) body(unit, thread);
 }
-template <int kThreads>
+template <int kThreads, int kBlockThreads = kRowThreads>
 int64_t blocks_of_units(int64_t units) {
-  return blocks_for(units, kRowThreads / kThreads);
+  return blocks_for(units, kBlockThreads / kThreads);
 }
 
 // 16 bytes of a row.
@@ -215,8 +213,9 @@ ALIGNZOO_DEVICE Extent hold(const S* row, int64_t vocabulary, int64_t begin, int
   const int bytes = static_cast<int>(reinterpret_cast<uintptr_t>(from) % 16);
   const bool whole = extent.first == 0 && extent.count == H::kAll;
   if (bytes == 0 && whole) {
+    const S* mine = from + H::number(0, thread);
     ALIGNZOO_UNROLL
-    for (int l = 0; l < H::kLoads; ++l) held.load[l] = load_words(from + H::number(l, thread));
+    for (int l = 0; l < H::kLoads; ++l) held.load[l] = load_words(mine + l * H::kRound);
     return extent;
   }
   Elements<S> nothing;
@@ -329,6 +328,12 @@ ALIGNZOO_DEVICE void fill(S* row, int64_t vocabulary, int64_t begin, int thread,
 ALIGNZOO_DEVICE float larger_number(float a, float b) { return fmaxf(a, b); }
 ALIGNZOO_DEVICE double larger_number(double a, double b) { return fmax(a, b); }
 
+struct LargerNumber {
+  template <class T>
+  ALIGNZOO_DEVICE T operator()(T a, T b) const {
+    return larger_number(a, b);
+  }
+};
 // NaN where one of the two is, else the larger.
 struct LargerOrNan {
   ALIGNZOO_DEVICE float operator()(float a, float b) const {
@@ -453,14 +458,17 @@ ALIGNZOO_DEVICE math::RowStatistics held_statistics(const Held<S, kThreads, kCou
                                                     double inverse_temperature, int thread,
                                                     GroupRoom<Compute<S>, kThreads>& room) {
   using T = Compute<S>;
-  const T largest = group_max<kThreads>(largest_held(held), thread, room);
+  const T largest = group_max<kThreads>(largest_held(held), thread, room, LargerNumber{});
   const math::Powers<T> powers(largest, scale);
   T sum[2] = {}, weighted[2] = {};
   for_each_load(held, count, thread, [&](int, const Elements<S>& logits) {
     ALIGNZOO_UNROLL
     for (int i = 0; i < kPerLoad<S>; ++i) {
       const T distance = powers.distance(math::to_compute(logits.at[i]));
-      const T power = powers.of_distance(distance);
+      // What is stored in 2 bytes is known to 2^-9 or 2^-12 of its size: there the powers are those
+      // of the rounded exponents, which saves a quarter of the instructions.
+      const T power = sizeof(S) == 2 ? math::exp2_of_rounded_product(distance, scale.factor)
+                                     : powers.of_distance(distance);
       sum[i % 2] += power;
       if constexpr (kWeighted) weighted[i % 2] = math::fma(power, distance, weighted[i % 2]);
     }

@@ -43,16 +43,33 @@ ALIGNZOO_DEVICE void write_row(const TokenLogProbsArgs<S, T>& args, const S* log
   }
 }
 
+// Threads of a segment, and logits that each holds: many of the 2-byte formats, whose instructions
+// beside the logits would otherwise cost more than reading them. `kBlocks` fit into the registers
+// of a multiprocessor, so that some load while others compute.
+template <class S>
+struct SegmentShape {
+  static constexpr int kCount = sizeof(S) == 2 ? 2 * kHeld : kHeld;
+  static constexpr int kThreads = static_cast<int>(kSegment) / kCount;
+  static constexpr int kBlocks = sizeof(S) == 2 ? 6 : sizeof(S) == 4 ? 3 : 2;
+};
+template <class S>
+struct WarpShape {
+  static constexpr int kCount = kHeld, kThreads = kWarp, kBlocks = sizeof(S) == 8 ? 2 : 3;
+};
+template <class Shape>
+constexpr int kBlockThreads = Shape::kThreads == kWarp ? kRowThreads : Shape::kThreads;
+
 // One segment of a row for each group of threads. A row of one segment is finished here; of others
 // the segments' statistics are left in `partial`.
-template <class S, class T, int kThreads, bool kWeighted>
-__global__ void __launch_bounds__(kRowThreads)
+template <class S, class T, class Shape, bool kWeighted>
+__global__ void __launch_bounds__(kBlockThreads<Shape>, Shape::kBlocks)
     segments_kernel(TokenLogProbsArgs<S, T> args, RowPlaces places, Pieces segments,
                     math::PowerScale<T> scale, math::RowStatistics* partial, uint32_t* faults) {
-  using H = Held<S, kThreads, kHeld>;
+  constexpr int kThreads = Shape::kThreads;
+  using H = Held<S, kThreads, Shape::kCount>;
   using Room = GroupRoom<T, kThreads>;
   ALIGNZOO_SHARED(Room, room);
-  for_each_unit<kThreads>(segments.count, [&](int64_t unit, int thread) {
+  for_each_unit<kThreads, kBlockThreads<Shape>>(segments.count, [&](int64_t unit, int thread) {
     const Piece segment = segments.at(unit);
     const S* logits = args.logits + places.offset(segment.row);
     const bool counted = target_kind(args.targets[segment.row], args.ignore_index,
@@ -90,15 +107,16 @@ __global__ void __launch_bounds__(kRowThreads)
   });
 }
 
-template <int kThreads, class S, class T>
+template <class Shape, class S, class T>
 Status launch_segments(const Queue& queue, const TokenLogProbsArgs<S, T>& args, int64_t segments,
                        math::RowStatistics* partial, uint32_t* faults) {
   const Pieces pieces(args.rows.count, segments);
   return launch(
       queue,
-      args.entropy ? segments_kernel<S, T, kThreads, true> : segments_kernel<S, T, kThreads, false>,
-      blocks_of_units<kThreads>(pieces.count), kRowThreads, args, RowPlaces(args.rows), pieces,
-      math::PowerScale<T>(args.inverse_temperature), partial, faults);
+      args.entropy ? segments_kernel<S, T, Shape, true> : segments_kernel<S, T, Shape, false>,
+      blocks_of_units<Shape::kThreads, kBlockThreads<Shape>>(pieces.count), kBlockThreads<Shape>,
+      args, RowPlaces(args.rows), pieces, math::PowerScale<T>(args.inverse_temperature), partial,
+      faults);
 }
 
 // Each group of threads takes one piece of a row, cut so that whole loads and stores of the
@@ -173,8 +191,8 @@ Status token_log_probs(const Queue& queue, const TokenLogProbsArgs<S, T>& args, 
   const int64_t segments = larger(1, segments_of(args.rows.vocabulary, kSegment));
   auto* partial = static_cast<math::RowStatistics*>(workspace);
   status = args.rows.vocabulary <= kWarpRow
-               ? launch_segments<kWarp>(queue, args, 1, partial, faults)
-               : launch_segments<kRowThreads>(queue, args, segments, partial, faults);
+               ? launch_segments<WarpShape<S>>(queue, args, 1, partial, faults)
+               : launch_segments<SegmentShape<S>>(queue, args, segments, partial, faults);
   if (status != cudaSuccess || segments == 1) return status;
   return launch(queue, rows_kernel<S, T>, blocks_of_units<kWarp>(args.rows.count), kRowThreads,
                 args, RowPlaces(args.rows), segments, partial, faults);

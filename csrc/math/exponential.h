@@ -170,6 +170,17 @@ ALIGNZOO_HD float exp2_of_product(float d, float factor) {
 }
 #endif
 
+// The same to |d factor| 2^-24 besides: that of the rounded product.
+template <class F>
+ALIGNZOO_HD F exp2_of_rounded_product(F d, F factor) {
+  return exp2_of_product(d * factor, F(Element<F>(1)));
+}
+#if defined(__CUDA_ARCH__)
+ALIGNZOO_HD float exp2_of_rounded_product(float d, float factor) {
+  return approximate_exp2(d * factor);
+}
+#endif
+
 // e^x for any x. The largest results (within a factor of two of overflow) are already infinite.
 template <class F>
 ALIGNZOO_HD F exp(F x) {
