@@ -18,12 +18,13 @@ constexpr int64_t kTileTokens = scan_tile_tokens(sizeof(T));
 template <class T>
 constexpr int64_t kChunkTokens = scan_chunk_tokens(sizeof(T));
 
-// y -> d + m y. `after(first, later)`: first `later`, then `first`, as the recursion goes backward.
+// y -> d + m y.
 template <class T>
 struct Affine {
   T m = 1, d = 0;
   ALIGNZOO_DEVICE T operator()(T y) const { return math::add_later(d, m, y); }
 };
+// `map` of what `later` gives.
 template <class T>
 ALIGNZOO_DEVICE Affine<T> after(const Affine<T>& map, const Affine<T>& later) {
   return {math::product(map.m, later.m), map(later.d)};
@@ -46,6 +47,16 @@ ALIGNZOO_DEVICE Following<T> before_tile(bool any, T value, const Following<T>& 
   return {behind.any, as_zeros && behind.any ? T(0) : behind.value};
 }
 
+// Whole chunks of unmasked tokens after none of which an episode ends have constant multipliers.
+// These are their products as `after` forms them, so that the shorter way to the results, which
+// leaves the multipliers out, gives the same bits.
+template <class T>
+struct ScanPowers {
+  bool usable;
+  T one, step[5];              // of a token; of a lane's tokens, two lanes', ..., 16 lanes'
+  T later_lanes[kWarp], tile;  // of the lanes behind each; of all
+  T later_tiles[kScanWarps], chunk;
+};
 // A row as its tiles see it.
 template <class T>
 struct ScanRow {
@@ -144,6 +155,34 @@ struct ScanStep {
   T reward, value, next_value, ratio;
 };
 
+template <class T, class Rule>
+ScanPowers<T> scan_powers(const Rule& rule) {
+  ScanPowers<T> out = {};
+  if constexpr (Rule::kConstantMultiplier) {
+    out.one = rule.multiplier(ScanStep<T>{});
+    T lanes[kWarp], own = 1;
+    for (int i = 0; i < kPerLoad<T>; ++i) own = math::product(out.one, own);
+    for (T& lane : lanes) lane = own;
+    for (int k = 0; k < 5; ++k) {
+      out.step[k] = lanes[0];
+      const int distance = 1 << k;
+      for (int l = 0; l + distance < kWarp; ++l) {
+        lanes[l] = math::product(lanes[l], lanes[l + distance]);
+      }
+    }
+    for (int l = 0; l < kWarp; ++l) out.later_lanes[l] = l + 1 < kWarp ? lanes[l + 1] : T(1);
+    out.tile = lanes[0];
+    T tiles = 1;
+    for (int w = kScanWarps - 1; w >= 0; --w) {
+      out.later_tiles[w] = tiles;
+      tiles = math::product(out.tile, tiles);
+    }
+    out.chunk = tiles;
+    out.usable = out.one > T(0);
+  }
+  return out;
+}
+
 // A lane's part of a tile, in three turns: what the tile tells those before it, then the map of its
 // steps, then the results. Every lane of the warp takes each turn.
 template <class T, class Rule>
@@ -151,8 +190,25 @@ class LaneScan {
  public:
   static constexpr int kItems = kPerLoad<T>;
 
-  ALIGNZOO_DEVICE LaneScan(const ScanArgs<T>& args, const LaneTokens<T>& tokens)
+  ALIGNZOO_DEVICE LaneScan(const ScanArgs<T>& args, const ScanPowers<T>& powers,
+                           const LaneTokens<T>& tokens)
       : as_zeros_(args.mask_mode == MaskMode::kZero) {
+    if constexpr (Rule::kConstantMultiplier) {
+      constexpr uint32_t kOnes = kItems == 4 ? 0x01010101u : 0x0101u;
+      plain_ = __all_sync(kAllLanes, powers.usable && tokens.mask == kOnes &&
+                                         (tokens.terminated | tokens.truncated) == 0);
+    }
+    if (plain_) {
+      live_ = (1u << kItems) - 1;
+      lanes_ = kAllLanes;
+      ALIGNZOO_UNROLL
+      for (int i = 0; i < kItems; ++i) {
+        step_[i].reward = tokens.reward.at[i];
+        step_[i].value = tokens.value.at[i];
+      }
+      first_ = step_[0].value;
+      return;
+    }
     live_ = 0;
     ALIGNZOO_UNROLL
     for (int i = 0; i < kItems; ++i) {
@@ -176,15 +232,19 @@ class LaneScan {
   }
 
   ALIGNZOO_DEVICE bool any() const { return lanes_ != 0; }
+  // All tokens exist, are unmasked and have no flag of their own.
+  ALIGNZOO_DEVICE bool plain() const { return plain_; }
   ALIGNZOO_DEVICE T first_value() const {
     return __shfl_sync(kAllLanes, first_, as_zeros_ || lanes_ == 0 ? 0 : __ffs(lanes_) - 1);
   }
 
   // The tile's map, in every lane. `at` is the row's token that is the lane's first.
   ALIGNZOO_DEVICE Affine<T> map(const ScanArgs<T>& args, const Rule& rule,
-                                const LaneTokens<T>& tokens, const ScanRow<T>& row, int64_t at,
-                                const Following<T>& behind) {
+                                const ScanPowers<T>& powers, const LaneTokens<T>& tokens,
+                                const ScanRow<T>& row, int64_t at, const Following<T>& behind) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    plain_ = plain_ && behind.any;
+    if (plain_) return plain_map(rule, powers, lane, behind.value);
     const uint32_t later_lanes = lane == kWarp - 1 ? 0 : lanes_ >> (lane + 1);
     const bool any = later_lanes != 0 || behind.any;
     const bool from_lane = as_zeros_ ? any && lane < kWarp - 1 : later_lanes != 0;
@@ -230,6 +290,30 @@ class LaneScan {
   ALIGNZOO_DEVICE uint32_t faults() const { return faults_; }
 
  private:
+  // As `map`, of a tile whose steps all go on.
+  ALIGNZOO_DEVICE Affine<T> plain_map(const Rule& rule, const ScanPowers<T>& powers, int lane,
+                                      T behind) {
+    T next_value = __shfl_down_sync(kAllLanes, first_, 1);
+    if (lane == kWarp - 1) next_value = behind;
+    T own = 0;
+    ALIGNZOO_UNROLL
+    for (int i = kItems - 1; i >= 0; --i) {
+      step_[i].ended = false;
+      step_[i].next_value = next_value;
+      map_[i] = {powers.one, rule.term(step_[i])};
+      own = math::fma(powers.one, own, map_[i].d);
+      next_value = step_[i].value;
+    }
+    ALIGNZOO_UNROLL
+    for (int k = 0; k < 5; ++k) {
+      const T later = __shfl_down_sync(kAllLanes, own, 1 << k);
+      if (lane + (1 << k) < kWarp) own = math::fma(powers.step[k], later, own);
+    }
+    later_ = {powers.later_lanes[lane], __shfl_down_sync(kAllLanes, own, 1)};
+    if (lane == kWarp - 1) later_.d = T(0);
+    return {powers.tile, __shfl_sync(kAllLanes, own, 0)};
+  }
+
   // The composed map of the lane's steps.
   ALIGNZOO_DEVICE Affine<T> steps(const ScanArgs<T>& args, const Rule& rule,
                                   const LaneTokens<T>& tokens, const ScanRow<T>& row, int64_t at,
@@ -276,7 +360,7 @@ class LaneScan {
     behind = {true, step.value};
   }
 
-  bool as_zeros_;
+  bool as_zeros_, plain_ = false;
   uint32_t live_, lanes_, faults_ = 0;  // a bit a token of the lane; a bit a lane of the tile
   T first_;
   ScanStep<T> step_[kItems];

@@ -13,19 +13,25 @@
 namespace alignzoo::cuda {
 namespace {
 
-// Blocks of a launch by blocks that a multiprocessor must have room for, which bounds their
-// registers (64 for gae in float32): 1024 threads, each with 36 bytes asked for.
+// Blocks that a multiprocessor must have room for, which bounds their registers: 64 for gae in
+// float32, with 36 bytes asked for by each of 1024 threads. By warps and split, which keep more or
+// ask for less, the bound is loose.
 template <class Rule, class T>
 constexpr int kResidentBlocks = Rule::kRatios    ? 2
                                 : sizeof(T) == 4 ? 4
                                                  : 3;
+template <class Rule, class T>
+constexpr int kFewResidentBlocks = Rule::kRatios && sizeof(T) == 8 ? 1 : 2;
 
 // What a block's tiles tell each other.
 template <class T>
 struct ScanRoom {
-  T value[kScanWarps], m[kScanWarps], d[kScanWarps];
-  uint32_t any[kScanWarps];
+  Pack<T, kScanWarps / 2> d[2];
+  T value[kScanWarps], m[kScanWarps];
+  Pack<uint8_t, kScanWarps> any;  // kAny, and kPlain if so
 };
+constexpr uint8_t kAny = 1, kPlain = 2;
+static_assert(kMaskHole != kAny && kTruncatedWithoutValue != kAny, "kept in one byte with kAny");
 
 template <class T>
 ALIGNZOO_DEVICE ScanRow<T> scan_row(const ScanArgs<T>& args, int64_t row, bool packs) {
@@ -66,7 +72,8 @@ ALIGNZOO_DEVICE void fill_nan(const ScanArgs<T>& args, int64_t begin, int64_t en
 
 template <class Rule, class T>
 ALIGNZOO_DEVICE void scan_row_by_warp(const ScanArgs<T>& args, const Rule& rule,
-                                      const ScanRow<T>& row, uint32_t* fault_word) {
+                                      const ScanPowers<T>& powers, const ScanRow<T>& row,
+                                      uint32_t* fault_word) {
   constexpr int64_t kTile = kTileTokens<T>;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const bool as_zeros = args.mask_mode == MaskMode::kZero;
@@ -81,8 +88,8 @@ ALIGNZOO_DEVICE void scan_row_by_warp(const ScanArgs<T>& args, const Rule& rule,
   for (; tile >= 0; --tile, at -= kTile) {
     const LaneTokens<T> tokens = next;
     if (tile > 0) next = load_tokens<Rule>(args, row, at - kTile);
-    LaneScan<T, Rule> scan(args, tokens);
-    const Affine<T> map = scan.map(args, rule, tokens, row, at, behind);
+    LaneScan<T, Rule> scan(args, powers, tokens);
+    const Affine<T> map = scan.map(args, rule, powers, tokens, row, at, behind);
     scan.write(args, rule, row, at, chunk(y));
     behind = before_tile(scan.any(), scan.first_value(), behind, as_zeros);
     chunk = after(map, chunk);
@@ -99,38 +106,70 @@ ALIGNZOO_DEVICE void scan_row_by_warp(const ScanArgs<T>& args, const Rule& rule,
   fill_nan<Rule>(args, row.begin, row.begin + row.size, lane, kWarp);
 }
 
+constexpr uint64_t kAllPlain = 0x0303030303030303u;
+
+// What the chunk's tiles from `first` on, and what is behind them, tell the tile before:
+// before_tile of one after the other. `any` has a byte a tile.
+template <class T>
+ALIGNZOO_DEVICE Following<T> before_tiles(uint64_t any, int first, const ScanRoom<T>& room,
+                                          const Following<T>& behind, bool as_zeros) {
+  static_assert(kScanWarps == 8, "a byte a tile");
+  const uint64_t tiles = first < kScanWarps ? any >> (8 * first) : 0;
+  int tile = first;  // whose value counts
+  if (tiles == 0) {
+    if (!as_zeros || !behind.any || first == kScanWarps) return behind;
+  } else if (!as_zeros) {
+    const uint32_t low = static_cast<uint32_t>(tiles);
+    tile += low != 0 ? (__ffs(low) - 1) / 8 : (__ffs(static_cast<uint32_t>(tiles >> 32)) + 31) / 8;
+  }
+  return {true, room.value[tile]};
+}
+
 // A chunk by the whole block, of which `tokens` are the thread's own, from the row's token `at` on.
 // Takes what follows the chunk, gives what follows the one before; returns the chunk's map.
 template <bool kResults, class Rule, class T>
 ALIGNZOO_DEVICE Affine<T> scan_chunk(const ScanArgs<T>& args, const Rule& rule,
-                                     const ScanRow<T>& row, int64_t at, const LaneTokens<T>& tokens,
-                                     ScanRoom<T>& room, T y, Following<T>& behind,
-                                     uint32_t& faults) {
+                                     const ScanPowers<T>& powers, const ScanRow<T>& row, int64_t at,
+                                     const LaneTokens<T>& tokens, ScanRoom<T>& room, T y,
+                                     Following<T>& behind, uint32_t& faults) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp,
             lane = static_cast<int>(threadIdx.x) % kWarp;
   const bool as_zeros = args.mask_mode == MaskMode::kZero;
-  LaneScan<T, Rule> scan(args, tokens);
+  LaneScan<T, Rule> scan(args, powers, tokens);
   const T first_value = scan.first_value();
   if (lane == 0) {
-    room.any[warp] = scan.any();
+    room.any.at[warp] = scan.plain() ? kAny | kPlain : scan.any() ? kAny : 0;
     room.value[warp] = first_value;
   }
   __syncthreads();
-  Following<T> behind_tile = behind;
-  for (int w = kScanWarps - 1; w >= 0; --w) {
-    if (w == warp) behind_tile = behind;
-    behind = before_tile(room.any[w] != 0, room.value[w], behind, as_zeros);
-  }
-  const Affine<T> map = scan.map(args, rule, tokens, row, at, behind_tile);
+  uint64_t any;
+  memcpy(&any, &room.any, sizeof any);
+  const bool plain = any == kAllPlain && behind.any;
+  const Following<T> behind_tile = before_tiles(any, warp + 1, room, behind, as_zeros);
+  behind = before_tiles(any, 0, room, behind, as_zeros);
+  const Affine<T> map = scan.map(args, rule, powers, tokens, row, at, behind_tile);
   if (lane == 0) {
     room.m[warp] = map.m;
-    room.d[warp] = map.d;
+    room.d[warp / (kScanWarps / 2)].at[warp % (kScanWarps / 2)] = map.d;
   }
   __syncthreads();
+  const Pack<T, kScanWarps / 2> d[2] = {room.d[0], room.d[1]};
   Affine<T> chunk, later;
-  for (int w = kScanWarps - 1; w >= 0; --w) {
-    if (w == warp) later = chunk;
-    chunk = after(Affine<T>{room.m[w], room.d[w]}, chunk);
+  if (plain) {
+    ALIGNZOO_UNROLL
+    for (int w = kScanWarps - 1; w >= 0; --w) {
+      if (w == warp) later.d = chunk.d;
+      chunk.d = math::fma(powers.tile, chunk.d, d[w / (kScanWarps / 2)].at[w % (kScanWarps / 2)]);
+    }
+    later.m = powers.later_tiles[warp];
+    chunk.m = powers.chunk;
+  } else {
+    ALIGNZOO_UNROLL
+    for (int w = kScanWarps - 1; w >= 0; --w) {
+      if (w == warp) later = chunk;
+      const T d_of_tile = d[w / (kScanWarps / 2)].at[w % (kScanWarps / 2)];
+      chunk = after(Affine<T>{room.m[w], d_of_tile}, chunk);
+    }
   }
   if constexpr (kResults) scan.write(args, rule, row, at, later(y));
   faults |= scan.faults();
@@ -139,8 +178,8 @@ ALIGNZOO_DEVICE Affine<T> scan_chunk(const ScanArgs<T>& args, const Rule& rule,
 
 template <class Rule, class T>
 ALIGNZOO_DEVICE void scan_row_by_block(const ScanArgs<T>& args, const Rule& rule,
-                                       const ScanRow<T>& row, ScanRoom<T>& room,
-                                       uint32_t* fault_word) {
+                                       const ScanPowers<T>& powers, const ScanRow<T>& row,
+                                       ScanRoom<T>& room, uint32_t* fault_word) {
   constexpr int64_t kChunk = kChunkTokens<T>;
   const int thread = static_cast<int>(threadIdx.x);
   int64_t at = (ceil_div(row.size, kChunk) - 1) * kChunk + thread * kPerLoad<T>;
@@ -152,7 +191,8 @@ ALIGNZOO_DEVICE void scan_row_by_block(const ScanArgs<T>& args, const Rule& rule
   for (; at >= 0; at -= kChunk) {
     const LaneTokens<T> tokens = next;
     if (at >= kChunk) next = load_tokens<Rule>(args, row, at - kChunk);
-    const Affine<T> chunk = scan_chunk<true>(args, rule, row, at, tokens, room, y, behind, faults);
+    const Affine<T> chunk =
+        scan_chunk<true>(args, rule, powers, row, at, tokens, room, y, behind, faults);
     y = chunk(y);
   }
   faults = faults_of_block(faults);
@@ -178,17 +218,18 @@ ALIGNZOO_DEVICE bool stop_at_bad_offsets(const ScanArgs<T>& args, const ScanQueu
 
 template <class Rule, class T>
 __global__ void __launch_bounds__(kScanThreads, kResidentBlocks<Rule, T>)
-    scan_rows_by_blocks_kernel(ScanArgs<T> args, Rule rule, ScanQueue on) {
+    scan_rows_by_blocks_kernel(ScanArgs<T> args, Rule rule, ScanPowers<T> powers, ScanQueue on) {
   ALIGNZOO_SHARED(ScanRoom<T>, room);
   if (stop_at_bad_offsets<Rule>(args, on)) return;
   for (int64_t row = blockIdx.x; row < args.rows.count; row += gridDim.x) {
-    scan_row_by_block(args, rule, scan_row(args, row, on.packs), room, on.faults);
+    scan_row_by_block(args, rule, powers, scan_row(args, row, on.packs), room, on.faults);
   }
 }
 
 template <class Rule, class T>
-__global__ void __launch_bounds__(kScanThreads)
-    scan_rows_by_warps_kernel(ScanArgs<T> args, Rule rule, ScanQueue on, int64_t warp_tokens) {
+__global__ void __launch_bounds__(kScanThreads, kFewResidentBlocks<Rule, T>)
+    scan_rows_by_warps_kernel(ScanArgs<T> args, Rule rule, ScanPowers<T> powers, ScanQueue on,
+                              int64_t warp_tokens) {
   ALIGNZOO_SHARED(ScanRoom<T>, room);
   if (stop_at_bad_offsets<Rule>(args, on)) return;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -196,12 +237,12 @@ __global__ void __launch_bounds__(kScanThreads)
        first += int64_t{gridDim.x} * kScanWarps) {
     if (first + warp < args.rows.count) {
       const ScanRow<T> row = scan_row(args, first + warp, on.packs);
-      if (row.size <= warp_tokens) scan_row_by_warp(args, rule, row, on.faults);
+      if (row.size <= warp_tokens) scan_row_by_warp(args, rule, powers, row, on.faults);
     }
     const int64_t stop = smaller(args.rows.count, first + kScanWarps);
     for (int64_t b = first; b < stop; ++b) {
       const ScanRow<T> row = scan_row(args, b, on.packs);
-      if (row.size > warp_tokens) scan_row_by_block(args, rule, row, room, on.faults);
+      if (row.size > warp_tokens) scan_row_by_block(args, rule, powers, row, room, on.faults);
     }
   }
 }
@@ -214,8 +255,6 @@ struct SplitState {
   uint32_t* row_faults;
   int64_t chunks;
 };
-static_assert(kMaskHole != 1 && kTruncatedWithoutValue != 1, "1 is taken");
-constexpr uint32_t kAny = 1;
 
 // Where row `row` begins among the chunks of all rows, some of which do not exist.
 template <class T>
@@ -249,7 +288,7 @@ __global__ void __launch_bounds__(kScanThreads)
     while (!as_zeros && item < kItems - 1 && !byte_set(mask, item)) ++item;
     const uint32_t lanes = __ballot_sync(kAllLanes, mask != 0);
     if (lane == (as_zeros || lanes == 0 ? 0 : __ffs(lanes) - 1)) {
-      room.any[warp] = lanes != 0;
+      room.any.at[warp] = lanes != 0;
       room.value[warp] =
           args.values && byte_set(mask, item) ? args.values[row.begin + at + item] : T(0);
     }
@@ -257,7 +296,7 @@ __global__ void __launch_bounds__(kScanThreads)
     if (thread == 0) {
       Following<T> chunk = {false, T(0)};
       for (int w = kScanWarps - 1; w >= 0; --w) {
-        chunk = before_tile(room.any[w] != 0, room.value[w], chunk, as_zeros);
+        chunk = before_tile(room.any.at[w] != 0, room.value[w], chunk, as_zeros);
       }
       state.any[i] = chunk.any ? kAny : 0;
       state.value[i] = chunk.value;
@@ -319,8 +358,9 @@ __global__ void __launch_bounds__(kScanThreads)
 
 // Third launch: the map of each chunk.
 template <class Rule, class T>
-__global__ void __launch_bounds__(kScanThreads)
-    chunk_maps_kernel(ScanArgs<T> args, Rule rule, ScanQueue on, SplitState<T> state) {
+__global__ void __launch_bounds__(kScanThreads, kFewResidentBlocks<Rule, T>)
+    chunk_maps_kernel(ScanArgs<T> args, Rule rule, ScanPowers<T> powers, ScanQueue on,
+                      SplitState<T> state) {
   ALIGNZOO_SHARED(ScanRoom<T>, room);
   if (on.num_checks != 0 && offsets_are_bad(on.checks, on.num_checks)) return;
   const int thread = static_cast<int>(threadIdx.x);
@@ -341,7 +381,7 @@ __global__ void __launch_bounds__(kScanThreads)
     const Following<T> behind_chunk = behind;
     uint32_t faults = 0;
     const Affine<T> map =
-        scan_chunk<false>(args, rule, row, at, tokens, room, T(0), behind, faults);
+        scan_chunk<false>(args, rule, powers, row, at, tokens, room, T(0), behind, faults);
     faults = faults_of_block(faults);
     if (thread == 0) {
       state.m[i] = map.m;
@@ -391,8 +431,9 @@ __global__ void __launch_bounds__(kScanThreads)
 
 // Last launch: the results.
 template <class Rule, class T>
-__global__ void __launch_bounds__(kScanThreads)
-    scan_chunks_kernel(ScanArgs<T> args, Rule rule, ScanQueue on, SplitState<T> state) {
+__global__ void __launch_bounds__(kScanThreads, kFewResidentBlocks<Rule, T>)
+    scan_chunks_kernel(ScanArgs<T> args, Rule rule, ScanPowers<T> powers, ScanQueue on,
+                       SplitState<T> state) {
   ALIGNZOO_SHARED(ScanRoom<T>, room);
   if (stop_at_bad_offsets<Rule>(args, on)) return;
   const int thread = static_cast<int>(threadIdx.x);
@@ -409,7 +450,7 @@ __global__ void __launch_bounds__(kScanThreads)
     const LaneTokens<T> tokens = load_tokens<Rule>(args, row, at);
     Following<T> behind = {(state.any[i] & kAny) != 0, state.value[i]};
     uint32_t faults = 0;
-    scan_chunk<true>(args, rule, row, at, tokens, room, state.y[i], behind, faults);
+    scan_chunk<true>(args, rule, powers, row, at, tokens, room, state.y[i], behind, faults);
   }
 }
 
@@ -429,6 +470,7 @@ template <class Rule, class T>
 Status scan(const Queue& queue, const ScanArgs<T>& args, void* workspace, const ScanPlan& plan) {
   if (plan.blocks == 0) return cudaSuccess;
   const Rule rule(args);
+  const ScanPowers<T> powers = scan_powers<T>(rule);
   const ScanWorkspace layout = scan_workspace(args.rows, plan, sizeof(T));
   char* const room = static_cast<char*>(workspace);
   ScanQueue on = {};
@@ -442,11 +484,11 @@ Status scan(const Queue& queue, const ScanArgs<T>& args, void* workspace, const 
 
   if (plan.shape == ScanShape::kWarps) {
     return launch(queue, scan_rows_by_warps_kernel<Rule, T>, plan.blocks, kScanThreads, args, rule,
-                  on, plan.warp_tokens);
+                  powers, on, plan.warp_tokens);
   }
   if (plan.shape == ScanShape::kBlocks) {
     return launch(queue, scan_rows_by_blocks_kernel<Rule, T>, plan.blocks, kScanThreads, args, rule,
-                  on);
+                  powers, on);
   }
   const auto numbers = [room](int64_t at) { return reinterpret_cast<T*>(room + at); };
   SplitState<T> state = {};
@@ -464,13 +506,13 @@ Status scan(const Queue& queue, const ScanArgs<T>& args, void* workspace, const 
     status = launch(queue, chain_values_kernel<T>, row_blocks, kScanThreads, args, on, state);
     if (status != cudaSuccess) return status;
   }
-  status =
-      launch(queue, chunk_maps_kernel<Rule, T>, plan.blocks, kScanThreads, args, rule, on, state);
+  status = launch(queue, chunk_maps_kernel<Rule, T>, plan.blocks, kScanThreads, args, rule, powers,
+                  on, state);
   if (status != cudaSuccess) return status;
   status = launch(queue, chain_maps_kernel<T>, row_blocks, kScanThreads, args, on, state);
   if (status != cudaSuccess) return status;
-  return launch(queue, scan_chunks_kernel<Rule, T>, plan.blocks, kScanThreads, args, rule, on,
-                state);
+  return launch(queue, scan_chunks_kernel<Rule, T>, plan.blocks, kScanThreads, args, rule, powers,
+                on, state);
 }
 
 }  // namespace
