@@ -245,8 +245,9 @@ class RolloutSource:
         metrics.merge(Metrics({"reward_clip_frac": (clipped * len(rows), len(rows))}))
 
     def _recomputes(self) -> bool:
-        choice = self.options.old_log_probs
-        return choice == "recompute" or (choice == "auto" and self.policy.dtype != torch.float32)
+        choice, policy = self.options.old_log_probs, self.policy
+        is_rounded = policy.dtype != torch.float32 or policy.autocast
+        return choice == "recompute" or (choice == "auto" and is_rounded)
 
     def _rewards(self, batch: RolloutBatch, penalty: torch.Tensor | None) -> torch.Tensor:
         """Returns [B, T]: minus kl_coef times k1 per token, plus the score at the last action."""

@@ -46,7 +46,10 @@ def describe_run(trainer: Trainer, record: Mapping[str, Any]) -> dict[str, Any]:
         "rewards": [_describe_reward(term) for term in trainer.reward.terms]
         if trainer.reward is not None
         else [],
-        "policy": {"fingerprint": trainer.policy.fingerprint()},
+        "policy": {
+            "fingerprint": trainer.policy.fingerprint(),
+            **({"autocast": True} if trainer.policy.autocast else {}),
+        },
         "environment": {
             "versions": {name: _version(name) for name in LIBRARIES},
             "python": platform.python_version(),

@@ -77,6 +77,14 @@ class RunOptions(TrainerOptions):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the policy's weights"
     )
+    autocast: bool = Field(
+        False, description="take matrix products in bfloat16, over float32 weights"
+    )
+    decoding: Literal["auto", "eager", "static", "graph"] = Field(
+        "auto",
+        description="how a token is sampled: kernel by kernel, the same at fixed shapes, or by "
+        "CUDA graphs; auto is graph on a CUDA device for 32 tokens or more, else eager",
+    )
     lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank; 0 trains all")
     lora_alpha: float | None = Field(None, gt=0, description="LoRA scale; default 2 * lora_rank")
     lora_targets: str = Field(

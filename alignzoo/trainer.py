@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from alignzoo import kernels
 from alignzoo.algorithm import Algorithm, Metrics, check_state
 from alignzoo.checkpoint import Checkpoint, read_latest_checkpoint, write_checkpoint
 from alignzoo.collection import Collected, RolloutSource, Source
 from alignzoo.config import build_config
-from alignzoo.errors import ConfigError
+from alignzoo.errors import ConfigError, RunError
 from alignzoo.learner import Learner, restrict
 from alignzoo.model_card import model_card
 from alignzoo.offline import OfflineSource
@@ -33,6 +34,9 @@ from alignzoo.run_options import TrainerOptions
 from alignzoo.scoring import RewardSum
 from alignzoo.steering import Steering, check_unsteered, write_steering
 from alignzoo.training_data import Dataset, check_source, load_examples, load_prompts
+
+if TYPE_CHECKING:
+    import torch
 
 Observer = Callable[[int, Mapping[str, Any]], bool | None]
 
@@ -272,6 +276,8 @@ class Trainer:
         self.learner.begin_update(step)
         batch = restrict(collected.batch, self.algorithm, may_write=True)
         metrics = self.algorithm.update(batch, self.learner)
+        if batch.device.type == "cuda":
+            _check_faults(batch.device)
         if self.learner.skipped_rows:
             collected.fault = "a loss or gradient was not finite"
             collected.culprits = self.source.describe(self.learner.skipped_rows)
@@ -386,6 +392,18 @@ class Trainer:
         )
         (self.folder.final / "README.md").write_text(card, encoding="utf-8")
         write_report(self.folder.path)
+
+
+def _check_faults(device: torch.device) -> None:
+    """Checks once an update that kernels on a device met nothing they could not use.
+
+    Raises:
+        RunError: they did; on the CPU the call itself would have raised.
+    """
+    try:
+        kernels.check_faults(device.index)
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, Any]:

@@ -140,6 +140,7 @@ class _State:
     def __init__(self) -> None:
         self.counts = Counts()
         self.watch: Callable[[str], None] | None = None
+        self.waiting_is_an_error = False
 
 
 _active: list[_State] = []
@@ -153,6 +154,8 @@ def _state() -> _State:
 
 def _count(kind: str) -> None:
     state = _state()
+    if state.waiting_is_an_error and kind != "upload":
+        raise RuntimeError(f"called a synchronizing CUDA operation: {kind}")
     state.counts[kind] += 1
     if state.watch is not None:
         state.watch(kind)
@@ -313,7 +316,7 @@ def pretend_cuda() -> Iterator[Counts]:
     """One pretended CUDA device while it is open; what it yields counts the host's waits."""
     state = _State()
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        _patch_torch(patch)
+        _patch_torch(patch, state)
         _patch_kernels(patch)
         _active.append(state)
         stack.callback(_active.pop)
@@ -331,7 +334,7 @@ def no_waiting(allowed: int = 0) -> Iterator[None]:
     assert counts.waits - before <= allowed, f"{counts.waits - before} waits, {allowed} allowed"
 
 
-def _patch_torch(patch: pytest.MonkeyPatch) -> None:
+def _patch_torch(patch: pytest.MonkeyPatch, state: _State) -> None:
     for name, answer in {
         "is_available": True,
         "is_initialized": True,
@@ -343,6 +346,12 @@ def _patch_torch(patch: pytest.MonkeyPatch) -> None:
         "manual_seed_all": None,
     }.items():
         patch.setattr(torch.cuda, name, lambda *_, _answer=answer, **__: _answer)
+
+    def set_sync_debug_mode(mode: int | str) -> None:
+        state.waiting_is_an_error = mode in (2, "error")
+
+    patch.setattr(torch.cuda, "set_sync_debug_mode", set_sync_debug_mode)
+    patch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 2 * state.waiting_is_an_error)
     generator = torch.Generator()
     patch.setattr(torch.cuda, "get_rng_state_all", lambda: [generator.get_state()])
     patch.setattr(torch.cuda, "set_rng_state", lambda state, device: generator.set_state(state))
@@ -363,6 +372,7 @@ def _patch_kernels(patch: pytest.MonkeyPatch) -> None:
             patch.setattr(autograd._Native, name, staticmethod(_kernel(name, plain)))
     patch.setattr(linear, "check", _kernel("linear_token_log_probs", linear.check))
     patch.setattr(_core, "cuda_built", True)
+    patch.setattr(_core, "take_faults", lambda device: 0)  # the CPU's kernels raise at once
 
 
 def _kernel(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

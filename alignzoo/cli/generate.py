@@ -32,6 +32,11 @@ class GenerateOptions(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the policy's weights"
     )
+    decoding: Literal["auto", "eager", "static", "graph"] = Field(
+        "auto",
+        description="how a token is sampled: kernel by kernel, the same at fixed shapes, or by "
+        "CUDA graphs; auto is graph on a CUDA device for 32 tokens or more, else eager",
+    )
 
 
 def run(arguments: list[str]) -> int:
@@ -59,6 +64,7 @@ def _generate(options: GenerateOptions) -> list[dict[str, Any]]:
         options.policy,
         dtype=options.dtype,
         device=device,
+        decoding=options.decoding,
         seed=options.seed,
         steering=options.steering,
     )

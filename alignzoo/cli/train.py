@@ -198,6 +198,8 @@ def _make_trainer(
         options.policy,
         dtype=options.dtype,
         device=device,
+        autocast=options.autocast,
+        decoding=options.decoding,
         seed=options.seed,
         lora_rank=options.lora_rank,
         lora_alpha=options.lora_alpha,

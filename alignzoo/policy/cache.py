@@ -45,9 +45,7 @@ class _ReservedLayer(DynamicLayer):
 
     def _reserve(self, states: Tensor) -> Tensor:
         rows, heads, _, width = states.shape
-        return torch.empty(
-            (rows, heads, self.capacity, width), dtype=self.dtype, device=self.device
-        )
+        return states.new_empty((rows, heads, self.capacity, width))
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any

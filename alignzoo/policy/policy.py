@@ -20,6 +20,7 @@ from alignzoo.policy.devices import find_device
 from alignzoo.policy.generation import Generation, TokenIds, generate
 from alignzoo.policy.language_model import LanguageModel, ShapeLogits, TokenStatistics
 from alignzoo.policy.loading import add_adapter, load_model
+from alignzoo.policy.static import Decoding
 
 if TYPE_CHECKING:
     from alignzoo.rollout import RolloutBatch
@@ -48,9 +49,22 @@ class PolicyOutput:
 class Policy:
     """A causal language model with what training adds to it."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, adapter: Any = None) -> None:
-        """Wraps a transformers causal LM and its tokenizer; `adapter` is its PeftModel, if any."""
-        self.language_model = LanguageModel(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        adapter: Any = None,
+        autocast: bool = False,
+        decoding: Decoding = "auto",
+    ) -> None:
+        """Wraps a transformers causal LM and its tokenizer; see `from_pretrained`.
+
+        Args:
+            adapter: its PeftModel, if any.
+        """
+        self.language_model = LanguageModel(model, autocast=autocast)
+        self.decoding = decoding
         self.tokenizer = tokenizer
         self.adapter = adapter
         self.value_head: nn.Linear | None = None
@@ -71,6 +85,8 @@ class Policy:
         lora_alpha: float | None = None,
         lora_targets: str | list[str] = "all-linear",
         steering: bool = True,
+        autocast: bool = False,
+        decoding: Decoding = "auto",
     ) -> Policy:
         """Loads a policy.
 
@@ -83,11 +99,19 @@ class Policy:
             lora_alpha: their scale times their rank; default twice the rank.
             lora_targets: module names, or "all-linear".
             steering: apply the critic that lies beside a model which was trained with one.
+            autocast: take matrix products in bfloat16, over float32 weights.
+            decoding: how `generate` takes a step: "eager", "static" or "graph"; "auto" chooses
+                (see `alignzoo.policy.static`).
         Raises:
             ConfigError: there is no causal language model there, its critic cannot be used, or
                 there is no such device.
         """
         where = find_device(device)
+        if autocast and dtype != "float32":
+            raise ConfigError(
+                f"autocast computes in bfloat16 over float32 weights, and dtype is '{dtype}'; "
+                "leave one of the two out"
+            )
         model, tokenizer = load_model(str(source), dtype=dtype, seed=seed)
         adapter = None
         if lora_rank:
@@ -95,7 +119,7 @@ class Policy:
                 model, rank=lora_rank, alpha=lora_alpha, targets=lora_targets, seed=seed
             )
         model.to(where)
-        policy = cls(model, tokenizer, adapter=adapter)
+        policy = cls(model, tokenizer, adapter=adapter, autocast=autocast, decoding=decoding)
         if steering:
             from alignzoo.steering import load_steering
 
@@ -133,6 +157,11 @@ class Policy:
     @property
     def dtype(self) -> torch.dtype:
         return self.language_model.dtype
+
+    @property
+    def autocast(self) -> bool:
+        """Whether matrix products are taken in bfloat16, over float32 weights."""
+        return self.language_model.autocast
 
     @property
     def context_length(self) -> int | None:
@@ -200,7 +229,9 @@ class Policy:
         """
         self._has_reference = True
         if self.adapter is None or self._adapter_acts():
-            self._reference = LanguageModel(copy.deepcopy(self.model).requires_grad_(False))
+            self._reference = LanguageModel(
+                copy.deepcopy(self.model).requires_grad_(False), autocast=self.autocast
+            )
 
     def _adapter_acts(self) -> bool:
         """Whether some LoRA adapter has left its starting point, where its product is 0."""
@@ -309,6 +340,7 @@ class Policy:
             end_token_ids=self.end_token_ids,
             shape_logits=self.shape_logits,
             value_head=self._require_value_head() if values else None,
+            decoding=self.decoding,
         )
 
     def _check_prompts(self, prompts: Sequence[TokenIds], max_new_tokens: int) -> None:
@@ -348,7 +380,12 @@ class Policy:
 
     def snapshot(self) -> Policy:
         """Returns a frozen copy, without the reference; what shapes the logits is copied too."""
-        twin = Policy(copy.deepcopy(self.model).requires_grad_(False), self.tokenizer)
+        twin = Policy(
+            copy.deepcopy(self.model).requires_grad_(False),
+            self.tokenizer,
+            autocast=self.autocast,
+            decoding=self.decoding,
+        )
         if self.value_head is not None:
             twin.value_head = copy.deepcopy(self.value_head).requires_grad_(False)
         twin.shape_logits = copy.deepcopy(self.shape_logits)  # of a method, also its object

@@ -25,7 +25,7 @@ def test_another_word_is_refused(name):
 def test_a_torch_without_cuda_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(az.ConfigError, match="torch sees no CUDA device.*built without CUDA"):
+    with pytest.raises(az.ConfigError, match=r"torch sees no CUDA device.*built without CUDA"):
         find_device("cuda")
     with pytest.raises(az.ConfigError, match="device is 'cuda:1', but torch sees no CUDA device"):
         az.Policy.from_pretrained("tiny", device="cuda:1")
@@ -34,7 +34,7 @@ def test_a_torch_without_cuda_says_so(monkeypatch):
 def test_a_machine_without_a_gpu_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(az.ConfigError, match="--device is 'cuda'.*nvidia-smi"):
+    with pytest.raises(az.ConfigError, match=r"--device is 'cuda'.*nvidia-smi"):
         find_device("cuda", option="--device")
 
 
@@ -49,7 +49,7 @@ def test_a_device_is_known_by_its_number():
 def test_kernels_without_cuda_are_told_before_a_model_is_loaded(monkeypatch):
     with pretend_cuda():
         monkeypatch.setattr(_core, "cuda_built", False)
-        with pytest.raises(az.ConfigError, match="no CUDA kernels.*ALIGNZOO_CUDA=ON"):
+        with pytest.raises(az.ConfigError, match=r"no CUDA kernels.*ALIGNZOO_CUDA=ON"):
             az.Policy.from_pretrained("no such model", device="cuda")
 
 
