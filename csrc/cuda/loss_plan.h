@@ -20,7 +20,8 @@ enum LossSum { kLoss, kClipped, kKl, kRatio, kRatioSquared, kTokens, kLargestRat
 
 // Unmasked tokens, rows that have one, and whether bad offsets were seen.
 struct LossCounts {
-  int64_t tokens, rows, bad;
+  double tokens, rows;
+  bool bad;
 };
 
 // Rows in segments. Packed rows have theirs at floor(begin / kLossSegment) + row and after, which

@@ -147,16 +147,16 @@ ALIGNZOO_DEVICE void for_each_row(const LossSegments& s, int rows_per_warp, int6
 // ---- LossCounts ----
 
 struct CountRoom {
-  ReduceRoom<int64_t, kCountThreads> wide;
-  ReduceRoom<int64_t, kLossThreads> narrow;
+  ReduceRoom<double, kCountThreads> wide;
+  ReduceRoom<double, kLossThreads> narrow;
 };
 
 template <int kThreads>
-ALIGNZOO_DEVICE void leave_counts(LossCounts mine, ReduceRoom<int64_t, kThreads>& room,
+ALIGNZOO_DEVICE void leave_counts(LossCounts mine, ReduceRoom<double, kThreads>& room,
                                   LossCounts* counts, uint32_t* faults) {
   mine.tokens = block_reduce<kThreads>(mine.tokens, Add(), room);
   mine.rows = block_reduce<kThreads>(mine.rows, Add(), room);
-  mine.bad = __syncthreads_or(mine.bad != 0);
+  mine.bad = __syncthreads_or(mine.bad) != 0;
   if (threadIdx.x != 0) return;
   counts[blockIdx.x] = mine;
   if (mine.bad) note_fault(faults, kBadOffsets);
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kCountThreads)
   ALIGNZOO_SHARED(CountRoom, room);
   const int64_t thread = int64_t{blockIdx.x} * kCountThreads + threadIdx.x,
                 threads = int64_t{gridDim.x} * kCountThreads;
-  LossCounts mine{0, 0, finds_bad_offsets(rows, tokens, thread, threads)};
+  int64_t found = 0;
   if (mask) {
     constexpr int kBytes = 16;
     const int64_t past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(mask) % kBytes);
@@ -179,29 +179,31 @@ __global__ void __launch_bounds__(kCountThreads)
 #pragma unroll 4
     for (int64_t i = thread; i < packs; i += threads) {
       const Pack<uint32_t, 4> pack = load_pack<4>(words + i * 4);
-      for (int w = 0; w < 4; ++w) mine.tokens += nonzero_bytes(pack.at[w]);
+      for (int w = 0; w < 4; ++w) found += nonzero_bytes(pack.at[w]);
     }
-    if (thread < head) mine.tokens += mask[thread] != 0;
-    if (thread < tokens - tail) mine.tokens += mask[tail + thread] != 0;
+    if (thread < head) found += mask[thread] != 0;
+    if (thread < tokens - tail) found += mask[tail + thread] != 0;
   }
+  const LossCounts mine{static_cast<double>(found), 0,
+                        finds_bad_offsets(rows, tokens, thread, threads)};
   leave_counts<kCountThreads>(mine, room.wide, counts, faults);
 }
 
 // The same result in all threads of the block. In the counts that a denominator asks for, `tokens`
 // and `rows` are alike.
 ALIGNZOO_DEVICE LossCounts batch_counts(const LossWork& work,
-                                        ReduceRoom<int64_t, kLossThreads>& room) {
-  LossCounts out{0, 0, 0};
+                                        ReduceRoom<double, kLossThreads>& room) {
+  LossCounts out{0, 0, false};
   if (work.count_blocks == 0) return out;
   static_assert(kMostCountBlocks <= kLossThreads, "each thread takes one block's counts");
   const int mine = static_cast<int>(threadIdx.x);
   const bool some = mine < work.count_blocks;
-  out.bad = __syncthreads_or(some && work.counts[mine].bad != 0);
+  out.bad = __syncthreads_or(some && work.counts[mine].bad) != 0;
   const Denominator::Source source = work.denominator.source;
   if (source == Denominator::kOwnTokens) {
-    out.tokens = block_reduce<kLossThreads>(some ? work.counts[mine].tokens : 0, Add(), room);
+    out.tokens = block_reduce<kLossThreads>(some ? work.counts[mine].tokens : 0.0, Add(), room);
   } else if (source == Denominator::kOwnRows) {
-    out.rows = block_reduce<kLossThreads>(some ? work.counts[mine].rows : 0, Add(), room);
+    out.rows = block_reduce<kLossThreads>(some ? work.counts[mine].rows : 0.0, Add(), room);
   }
   return out;
 }
@@ -210,16 +212,16 @@ ALIGNZOO_DEVICE LossCounts batch_counts(const LossWork& work,
 ALIGNZOO_DEVICE double denominator_of(const LossWork& work, const LossCounts& counts) {
   const Denominator& d = work.denominator;
   const double value = d.source == Denominator::kOnDevice    ? *d.on_device
-                       : d.source == Denominator::kOwnTokens ? static_cast<double>(counts.tokens)
-                       : d.source == Denominator::kOwnRows   ? static_cast<double>(counts.rows)
+                       : d.source == Denominator::kOwnTokens ? counts.tokens
+                       : d.source == Denominator::kOwnRows   ? counts.rows
                                                              : d.number;
-  return value > 0 && value < __builtin_inf() && counts.bad == 0 ? value : __builtin_nan("");
+  return value > 0 && value < __builtin_inf() && !counts.bad ? value : __builtin_nan("");
 }
 
 // ---- Sums over a block ----
 
 struct LossRoom {
-  ReduceRoom<int64_t, kLossThreads> counts;
+  ReduceRoom<double, kLossThreads> counts;
   double sums[kLossSums][kLossThreads], totals[kLossSums], gradient_scale;
 };
 
@@ -297,7 +299,7 @@ __global__ void __launch_bounds__(kLossThreads)
                                              : static_cast<double>(end - begin);
                  if (row < 0) return;
                  work.rows[row] = math::policy_row(sum, count, row_means);
-                 mine.tokens += static_cast<int64_t>(count);
+                 mine.tokens += count;
                  mine.rows += count > 0;
                });
   leave_counts<kLossThreads>(mine, room.narrow, work.counts, faults);
