@@ -40,8 +40,6 @@ struct LossWork {
 ALIGNZOO_DEVICE int lane_of() { return static_cast<int>(threadIdx.x) % kWarp; }
 ALIGNZOO_DEVICE int warp_of() { return static_cast<int>(threadIdx.x) / kWarp; }
 
-// ---- Rows in segments ----
-
 // Wherever packed offsets point, what is touched lies within the arrays.
 ALIGNZOO_DEVICE int64_t row_begin(const LossSegments& s, int64_t row) {
   if (!s.rows.offsets) return row * s.rows.width;
@@ -144,8 +142,6 @@ ALIGNZOO_DEVICE void for_each_row(const LossSegments& s, int rows_per_warp, int6
   }
 }
 
-// ---- LossCounts ----
-
 struct CountRoom {
   ReduceRoom<double, kCountThreads> wide;
   ReduceRoom<double, kLossThreads> narrow;
@@ -218,8 +214,6 @@ ALIGNZOO_DEVICE double denominator_of(const LossWork& work, const LossCounts& co
   return value > 0 && value < __builtin_inf() && !counts.bad ? value : __builtin_nan("");
 }
 
-// ---- Sums over a block ----
-
 struct LossRoom {
   ReduceRoom<double, kLossThreads> counts;
   double sums[kLossSums][kLossThreads], totals[kLossSums], gradient_scale;
@@ -252,8 +246,6 @@ ALIGNZOO_DEVICE void add_up(LossRoom& room, double* out, int64_t stride) {
   }
   if (lane_of() == 0) out[i * stride] = value;
 }
-
-// ---- The policy loss ----
 
 // Of each segment: the sum of log-ratios, at sequence level, and the number of unmasked tokens.
 template <class T>
@@ -379,8 +371,6 @@ __global__ void __launch_bounds__(kLossThreads, sizeof(T) == 4 ? 4 : 2)
   add_up(room, work.sums + blockIdx.x, gridDim.x);
 }
 
-// ---- The value loss ----
-
 template <class T>
 __global__ void __launch_bounds__(kLossThreads)
     value_kernel(ValueLossArgs<T> args, LossWork work, bool packs_fit) {
@@ -421,8 +411,6 @@ __global__ void __launch_bounds__(kLossThreads)
   });
   add_up(room, work.sums + blockIdx.x, gridDim.x);
 }
-
-// ---- What is left when all tokens were taken ----
 
 // Any may be null.
 template <class T>
@@ -503,8 +491,6 @@ __global__ void __launch_bounds__(kLossThreads)
     });
   });
 }
-
-// ---- Launches ----
 
 LossWork work_in(void* workspace, const Rows& rows, bool by_row) {
   const LossWorkspace plan = loss_workspace(rows, by_row);

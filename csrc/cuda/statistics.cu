@@ -4,6 +4,10 @@
 // result: 14 bytes, or 9 where the moments are given. The 512 elements that a warp holds in
 // registers give their mean and then the squared distances from it; such moments are merged in
 // each warp, each block, and by one block at last, always in the same order.
+//
+// Groups are mostly a few rows: a warp finds where they start among 32 sorted rows and takes each
+// in turn. What costs is waiting for loads that follow loads, so a group that would keep one warp
+// waiting is taken by a block of 1024 threads.
 #include "cuda/launches.h"
 #include "cuda/reduce.h"
 #include "cuda/statistics_plan.h"
@@ -15,8 +19,6 @@ namespace {
 
 ALIGNZOO_DEVICE int lane_of() { return static_cast<int>(threadIdx.x) % kWarp; }
 ALIGNZOO_DEVICE int warp_of() { return static_cast<int>(threadIdx.x) / kWarp; }
-
-// ---- Whitening ----
 
 struct MomentRoom {
   Moments of_warp[kMomentWarps];
@@ -166,8 +168,6 @@ __global__ void __launch_bounds__(kWhitenThreads)
     }
   }
 }
-
-// ---- Groups ----
 
 // Who sums a group together: a warp, or a block.
 struct WarpTeam {
