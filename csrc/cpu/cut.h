@@ -5,9 +5,8 @@
 // between the two that enclose the last one kept.
 #pragma once
 
-#include <limits>
-
 #include "cpu/rows.h"
+#include "math/order.h"
 
 namespace alignzoo::cpu {
 inline namespace ALIGNZOO_ISA {
@@ -97,27 +96,12 @@ ALIGNZOO_INLINE Above measure_above(const WeighedRow<T>& row, T threshold) {
   return above;
 }
 
-// Bits as an integer that grows with the number, and back.
-template <class T>
-ALIGNZOO_INLINE typename BitsOf<T>::type order_of(T x) {
-  typename BitsOf<T>::type bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits >= 0 ? bits : bits ^ std::numeric_limits<decltype(bits)>::max();
-}
-template <class T>
-ALIGNZOO_INLINE T number_at(typename BitsOf<T>::type order) {
-  if (order < 0) order ^= std::numeric_limits<decltype(order)>::max();
-  T x;
-  memcpy(&x, &order, sizeof x);
-  return x;
-}
-
 // Halfway between two numbers: by value at first, then by order, which ends for any numbers.
 template <class T>
 ALIGNZOO_INLINE T between(T low, T high, int trial) {
   if (trial < 16) return T(0.5) * low + T(0.5) * high;
-  const auto a = order_of(low), b = order_of(high);
-  return number_at<T>((a >> 1) + (b >> 1) + (a & b & 1));
+  const auto a = math::order_of(low), b = math::order_of(high);
+  return math::number_at<T>((a >> 1) + (b >> 1) + (a & b & 1));
 }
 
 // The tokens of a row with low < logit <= high, of which `last` is to be found.

@@ -1,29 +1,18 @@
 // What drawing a token a row works in.
 #pragma once
 
-#include "cuda/plan.h"
+#include "cuda/row_plan.h"
 
 namespace alignzoo::cuda {
 
-// Logits of a row that one block looks at to find the largest and the mass relative to it. A row of
-// one segment is drawn from at once.
-constexpr int64_t kSampleSegment = 8192;
+// Threads of a block that draws from a row up to kWarpRow.
+constexpr int kShortRowThreads = 64;
 
-// Of one segment: its largest logit, and the sum of e^{(z - largest) / temperature}.
-struct SegmentMass {
-  double max, sum;
-};
-
-inline int64_t sample_segments(int64_t vocabulary) {
-  return (vocabulary + kSampleSegment - 1) / kSampleSegment;
-}
-
-// Rows that are cut are drawn from by one block each, which needs no memory but its own.
+// The statistics of each segment (math::RowStatistics). Rows that are cut need none: a block has
+// one row, and all it works in.
 inline int64_t sample_workspace_bytes(const LogitRows& rows, int element_size, bool cuts) {
   (void)element_size;
-  const int64_t segments = sample_segments(rows.vocabulary);
-  if (cuts || segments <= 1) return 0;
-  return rows.count * segments * static_cast<int64_t>(sizeof(SegmentMass));
+  return cuts ? 0 : segment_bytes(rows, kSegment, 3 * sizeof(double));
 }
 
 }  // namespace alignzoo::cuda
