@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 import torch
 
 FLOATS = ("float32", "float64")
-LIBRARIES = ("numpy", "torch")
+TEST_DEVICE = os.environ.get("ALIGNZOO_TEST_DEVICE", "cpu")  # see kernel_device.py
+LIBRARIES = ("numpy", "torch") if TEST_DEVICE == "cpu" else ("torch",)
 LAYOUTS = ("contiguous", "transposed", "strided", "reversed", "read_only", "unaligned")
 # Around 16 lanes and every power of two that a tile may be made of, and one row far beyond.
 BORDER_LENGTHS = (*(2**k + d for k in range(4, 14) for d in (-1, 0, 1)), 100_003)
@@ -73,7 +75,7 @@ def given_as(library: str, x: np.ndarray | None, layout: str = "contiguous") -> 
 def to_numpy(x: Any) -> np.ndarray:
     """A NumPy array of a kernel's output; float64 for what NumPy has no type for."""
     if isinstance(x, torch.Tensor):
-        x = x.detach()
+        x = x.detach().cpu()
         return (x.double() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
     return np.asarray(x)
 

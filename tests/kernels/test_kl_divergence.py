@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_bounds import assert_at_most_twice_the_error, assert_exact_to, largest_error
 from kernel_cases import LIBRARIES, bits, given_as, to_numpy
+from kernel_device import kernels
 from kernel_strategies import few_examples, seeds, sources
 from logit_cases import HALVES, logit_kinds, logit_shapes, make_logits, tensor_layouts
 
-from alignzoo import kernels
 from alignzoo.kernels import reference
 
 DIRECTIONS = ("forward", "reverse")

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 from kernel_bounds import assert_exact_to
+from kernel_device import kernels
 from loss_cases import value_and_grad
-
-from alignzoo import kernels
 
 
 def losses_away_from_kinks(rng):

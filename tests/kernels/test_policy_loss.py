@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_bounds import assert_at_most_twice_the_error, assert_exact_to
 from kernel_cases import FLOATS, LIBRARIES, given_as, make_mask, poison
+from kernel_device import ON_CUDA, kernels, refused
 from kernel_strategies import few_examples, mask_kinds, seeds, shapes
 from logit_cases import tensor_layouts
 from loss_cases import AGGREGATES, batch_of_losses, value_and_grad
 
-from alignzoo import kernels
 from alignzoo.kernels import reference
 
 
@@ -74,8 +74,8 @@ def test_policy_loss_in_float64_is_the_reference_to_1e12(
         )
 
     if options["denominator"] is None and not live.any():
-        with pytest.raises(ValueError, match="policy_loss: "):
-            run()
+        found = refused(run, "policy_loss: ", None)
+        assert not ON_CUDA or found[0].isnan()
         return
     loss, stats, grad = run()
     options |= {"mask": mask, "behaviour_weights": weights}
@@ -114,11 +114,27 @@ def test_policy_loss_in_float32_errs_at_most_twice_as_much_as_torch(spread):
     ratio = np.exp(new.astype(np.float64) - old)
     away = (np.abs(ratio - 0.8) > 1e-6) & (np.abs(ratio - 1.2) > 1e-6)
     truth_grad = reference.policy_loss_grad(new, old, advantages, mask, clip_range=0.2)
-    assert_at_most_twice_the_error(loss, peer[0], np.asarray(truth))
+    if not ON_CUDA:  # one number's error is much luck, which another order of sums may not have
+        assert_at_most_twice_the_error(loss, peer[0], np.asarray(truth))
     assert_at_most_twice_the_error(grad[away], peer[2][away], truth_grad[away])
     assert_at_most_twice_the_error(
         stats["approx_kl"], peer[1]["approx_kl"], np.asarray(truth_stats["approx_kl"])
     )
+
+
+def test_losses_of_many_batches_in_float32_err_at_most_twice_as_much_as_torch():
+    ours, theirs = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        new = (-rng.exponential(size=(8, 301))).astype(np.float32)
+        old = (new + 1e-4 * rng.normal(size=new.shape)).astype(np.float32)
+        advantages = rng.normal(size=new.shape).astype(np.float32)
+        mask = make_mask("holes", new.shape, rng)
+        truth, _ = reference.policy_loss(new, old, advantages, mask, clip_range=0.2)
+        tensors = [torch.from_numpy(x) for x in (new, old, advantages, mask)]
+        ours.append(float(kernels.policy_loss(*tensors, clip_range=0.2)[0]) - truth)
+        theirs.append(float(policy_loss_in_torch(*tensors, clip_range=0.2)[0]) - truth)
+    assert np.square(ours).mean() <= 4 * np.square(theirs).mean()
 
 
 def test_approx_kl_of_a_tiny_step_keeps_its_digits():

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_bounds import assert_at_most_twice_the_error, assert_exact_to
 from kernel_cases import FLOATS, LIBRARIES, bits, given_as, to_numpy
+from kernel_device import kernels
 from kernel_strategies import few_examples, lengths, seeds, sources
 from scan_cases import arrays_of, ends, run
 
-from alignzoo import kernels
 from alignzoo.kernels import reference
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_bounds import assert_at_most_twice_the_error, assert_exact_to
 from kernel_cases import FLOATS, LIBRARIES, bits, given_as, make_mask, poison, to_numpy
+from kernel_device import assert_same, kernels
 from kernel_strategies import few_examples, mask_kinds, seeds, shapes, sources
 
-from alignzoo import kernels
 from alignzoo.kernels import reference
 
 MODES = ("grpo", "dr_grpo", "rloo", "batch_std")
@@ -124,8 +124,9 @@ def test_padding_on_the_right_changes_no_bit_of_the_moments_or_the_values(length
         np.pad(x, ((0, 0), (0, padding)), constant_values=np.nan),
         np.pad(mask, ((0, 0), (0, padding))),
     )
-    assert bits(np.ascontiguousarray(wide[:, :length])) == bits(narrow)
-    assert [bits(m) for m in wide_moments] == [bits(m) for m in moments]
+    assert_same(np.ascontiguousarray(wide[:, :length]), narrow)
+    for one, other in zip(wide_moments, moments, strict=True):
+        assert_same(one, other)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -138,8 +139,9 @@ def test_packed_rows_have_the_bits_of_padded_ones(library):
     flat, flat_moments = kernels.masked_whiten(
         given_as(library, x[inside]), cu_seqlens=given_as(library, np.cumsum([0, *sizes]))
     )
-    assert bits(flat) == bits(to_numpy(padded)[inside])
-    assert [bits(m) for m in flat_moments] == [bits(m) for m in moments]
+    assert_same(flat, to_numpy(padded)[inside])
+    for one, other in zip(flat_moments, moments, strict=True):
+        assert_same(one, other)
 
 
 @few_examples
@@ -210,7 +212,7 @@ def test_a_missing_score_gets_0_and_leaves_its_group(mode, library):
     )
     without = kernels.group_advantages(scores[kept], group_ids[kept], mode=mode)
     assert not advantages[~kept].any()
-    assert bits(advantages[kept]) == bits(without)
+    assert_same(advantages[kept], without)
 
 
 def test_groups_may_lie_scattered_over_the_batch():
