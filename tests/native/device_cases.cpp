@@ -193,7 +193,7 @@ void policy_cases(const Tokens& tokens, Random& random) {
                                   (gradient ? ", gradient" : "") + (weighted ? ", weights" : "") +
                                   (dual ? ", dual" : "") + (scalars ? "" : ", no statistics");
         // Nothing to divide by: a ValueError on the CPU, and a loss of NaN on a device.
-        const bool lost = !live && divisor == Divisor::kOwn && aggregate != Aggregate::kTokenSum;
+        const bool lost = !live && divisor == Divisor::kOwn;
         check(std::string("policy_loss") + type_name<T>(), shape, [&](Memory& memory) {
           cuda::PolicyLossCall<T> call{};
           PolicyLossArgs<T>& args = call.args;

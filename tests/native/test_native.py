@@ -56,6 +56,12 @@ def test_kernels_pass_the_address_and_undefined_behaviour_sanitizers(build):
     assert "instruction sets: generic" in run(build("address"), "--quick")
 
 
+def test_cuda_kernels_pass_the_sanitizers_on_the_emulator(build):
+    assert "instruction sets: generic emulated CUDA" in run(
+        build("address"), "--emulated", "--quick"
+    )
+
+
 def test_kernels_run_on_a_processor_without_avx(build):
     emulator = shutil.which("qemu-x86_64")
     if emulator is None:
