@@ -7,8 +7,9 @@
 namespace alignzoo::cuda {
 
 // A warp takes rows in segments of this many tokens, counted from the row's start: the sums of a
-// row depend on that row alone. Where rows do not matter, the batch is one row.
-constexpr int64_t kLossSegment = 512;
+// row depend on that row alone. Where rows do not matter, the batch is one row. Of short rows it
+// takes up to kMostPerWarp neighbours.
+constexpr int64_t kLossSegment = 512, kMostPerWarp = 16;
 constexpr int kLossThreads = 256, kLossWarps = kLossThreads / 32;
 // Blocks of a loss, each of which leaves one set of sums; they are added up by one block.
 constexpr int64_t kMostLossBlocks = 2048;
@@ -44,9 +45,10 @@ inline LossSegments segments_of(const Rows& rows) {
   out.per_row = (rows.width + kLossSegment - 1) / kLossSegment;
   out.count = rows.offsets ? (rows.count > 0 ? out.tokens / kLossSegment + rows.count : 0)
                            : rows.count * out.per_row;
-  // As much work for a warp as one whole segment, where rows are short.
-  const int64_t full = (out.tokens + kLossSegment - 1) / kLossSegment;
-  out.per_warp = out.count > full && full > 0 ? (out.count + full - 1) / full : 1;
+  // About as much work for a warp as one whole segment, where rows are short.
+  const int64_t full = (out.tokens + kLossSegment - 1) / kLossSegment,
+                share = full > 0 ? out.count / full : 1;
+  out.per_warp = share < 1 ? 1 : share < kMostPerWarp ? share : kMostPerWarp;
   return out;
 }
 // The same tokens where rows do not matter.
