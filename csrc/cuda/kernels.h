@@ -105,7 +105,7 @@ constexpr int kTableRevision = 1;
 struct Kernels {
   int revision;               // kTableRevision of when it was compiled
   bool host_memory;           // true for the emulator of the tests, whose device is the host
-  const char* architectures;  // "80;90"
+  const char* architectures;  // "80, 90"
   int (*device_count)();      // 0 without a driver
   int (*runtime_version)();   // 1000 * major + 10 * minor
   const char* (*describe)(Status);
