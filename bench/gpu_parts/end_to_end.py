@@ -9,7 +9,6 @@ import argparse
 import importlib.util
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import rounds
+from gpu_parts.preparing import last_lines, run_limited
 from rounds_sides.shared import Workload, shared_settings, workload_named
 
 Row = dict[str, Any]
@@ -79,26 +79,17 @@ def run(workload: str, num_rounds: int, num_warmup: int, timeout: float, log: Pa
     Raises:
         RoundError: a side failed, or time ran out.
     """
-    with tempfile.TemporaryDirectory() as folder, log.open("a") as out:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "round.json"
         command = [sys.executable, __file__, workload, str(num_rounds), str(num_warmup), str(path)]
         folders = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-        process = subprocess.Popen(
-            command,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))},
-        )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
         try:
-            process.wait(timeout)
+            done = run_limited(command, timeout, log, env=environment)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             raise RoundError(f"the rounds took more than {timeout:.0f} seconds") from None
-        if process.returncode != 0:
-            lines = log.read_text(errors="replace").strip().splitlines()
-            raise RoundError(" / ".join(lines[-6:]))
+        if done.returncode != 0:
+            raise RoundError(last_lines(log))
         found: Row = json.loads(path.read_text())
         return found
 

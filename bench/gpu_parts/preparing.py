@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +29,27 @@ def has_kernels() -> bool:
     return done.returncode == 0 and done.stdout.strip() == "true"
 
 
+def run_limited(
+    command: list[str], timeout: float, log: Path, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Runs a command with its output in `log`; ends it and all that it started at `timeout`.
+
+    Raises:
+        subprocess.TimeoutExpired: it was ended.
+    """
+    with log.open("a") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, **options
+        )
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    return process
+
+
 def build(timeout: float, log: Path) -> None:
     """Installs this source folder with CUDA kernels, by what is installed already.
 
@@ -34,19 +58,10 @@ def build(timeout: float, log: Path) -> None:
     """
     command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "."]
     environment = {**os.environ, "ALIGNZOO_CUDA": "ON"}
-    with log.open("a") as out:
-        try:
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise PreparingError(f"the build took more than {timeout:.0f} seconds") from None
+    try:
+        done = run_limited(command, timeout, log, cwd=ROOT, env=environment)
+    except subprocess.TimeoutExpired:
+        raise PreparingError(f"the build took more than {timeout:.0f} seconds") from None
     if done.returncode != 0:
         raise PreparingError(f"`{' '.join(command[1:])}` failed: {last_lines(log)}")
     if not has_kernels():
@@ -63,24 +78,42 @@ def run_tests(timeout: float, log: Path, folder: Path = ROOT / "tests" / "gpu") 
         raise PreparingError(f"there is no {folder}")
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q"]
-        command += ["-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
-        command += [f"--rootdir={ROOT}", f"--junitxml={report}", str(folder)]
-        with log.open("a") as out:
-            try:
-                subprocess.run(
-                    command,
-                    cwd=scratch,  # not the source folder: it would hide what is installed
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    timeout=timeout,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                raise PreparingError(f"the tests took more than {timeout:.0f} seconds") from None
+        command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"]
+        command += ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}"]
+        command += [f"--junitxml={report}", *in_parallel(), str(folder)]
+        begins = log.stat().st_size if log.exists() else 0
+        try:
+            # Not in the source folder: it would hide what is installed.
+            run_limited(
+                command, timeout, log, cwd=scratch, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+            )
+        except subprocess.TimeoutExpired:
+            said = log.read_bytes()[begins:].decode(errors="replace")
+            raise PreparingError(
+                f"the tests took more than {timeout:.0f} seconds; before, {progress(said)}"
+            ) from None
         if not report.exists():
             raise PreparingError(f"pytest wrote no report: {last_lines(log)}")
         return counts(report)
+
+
+def in_parallel() -> list[str]:
+    """Options that share the tests among processes, where pytest-xdist is installed.
+
+    Most of their time is imports, so that several fit beside each other on one device.
+    """
+    if importlib.util.find_spec("xdist") is None:
+        return []
+    return ["-n", str(max(1, min(8, (os.cpu_count() or 1) // 2)))]
+
+
+def progress(said: str) -> str:
+    """What pytest's lines tell of tests that were not all run."""
+    found = {word: len(re.findall(rf"\b{word}\b", said)) for word in ("PASSED", "FAILED", "ERROR")}
+    names = re.findall(r"FAILED (\S+::\S+)|(\S+::\S+) FAILED", said)
+    shown = sorted({one or other for one, other in names})
+    text = ", ".join(f"{number} {word.lower()}" for word, number in found.items())
+    return text + (f" ({', '.join(shown)})" if shown else "")
 
 
 def counts(report: Path) -> dict[str, Any]:

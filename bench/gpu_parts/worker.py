@@ -69,7 +69,7 @@ class Bench:
         """Our time, twice for the noise, beside a copy, and beside the products inside."""
         made = self._made(plan)
         differences = self._compare(plan, made)
-        one, two = (clock_of(made.ours, self.device, graph=plan.graph) for _ in range(2))
+        one, two = (clock_of(made.ours, self.device, graph=bool(plan.graph)) for _ in range(2))
         copy, copied = self._copy
         clocks = [one, two, Clock(copy, self.device)]
         if made.products is not None:
@@ -93,17 +93,26 @@ class Bench:
     def peer(self, plan: Plan, label: str) -> Row:
         """Ours and one peer's time in turns, after their results were compared."""
         made = self._made(plan)
+        found = made.ours.call(0)
         try:
             side = made.peers[label]()
+            if side.before is not None:
+                side.before(0)
+            theirs = side.call(0)
         except AbsentError as absent:
             return {"absent": str(absent)}
-        differences = self._agree(plan, made.ours, side)
-        clocks = [clock_of(x, self.device, graph=plan.graph) for x in (made.ours, side)]
-        ours, theirs = interleave(clocks, self.effort)
+        except Exception as error:  # a peer's own failure is a result, too
+            if is_lost(error):
+                raise
+            return {"absent": f"failed: {first_line(error)}"}
+        differences = agreement(plan, found, theirs)
+        del found, theirs
+        clocks = [clock_of(x, self.device, graph=plan.graph == "all") for x in (made.ours, side)]
+        ours, other = interleave(clocks, self.effort)
         return {
-            **ratio(theirs, ours),
+            **ratio(other, ours),
             "ours_us": microseconds(ours)["median"],
-            "other_us": microseconds(theirs)["median"],
+            "other_us": microseconds(other)["median"],
             "timings": len(ours),
             "how": [clock.how for clock in clocks],
             "difference": differences,
@@ -133,12 +142,6 @@ class Bench:
             return []
         found = made.ours.call(0)
         return agreement(plan, found, made.truth(0, found))
-
-    def _agree(self, plan: Plan, ours: Side, other: Side) -> list[float | None]:
-        found = ours.call(0)
-        if other.before is not None:
-            other.before(0)
-        return agreement(plan, found, other.call(0))
 
 
 def describe(plan: Plan) -> Row:

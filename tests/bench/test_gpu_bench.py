@@ -440,6 +440,28 @@ def test_a_trial_asks_the_real_worker_and_writes_nothing(tmp_path: Path) -> None
 # Tests of the GPU, and the round
 
 
+REPORT = """<testsuites><testsuite>
+<testcase classname="tests.gpu.test_a" name="test_good"/>
+<testcase classname="tests.gpu.test_a" name="test_bad"><failure message="no"/></testcase>
+<testcase classname="tests.gpu.test_b" name="test_left"><skipped message="one device"/></testcase>
+<testcase classname="tests.gpu.test_b" name="test_lost"><error message="no"/></testcase>
+</testsuite></testsuites>
+"""
+
+
+def test_a_report_of_tests_is_counted(bench: SimpleNamespace, tmp_path: Path) -> None:
+    path = tmp_path / "report.xml"
+    path.write_text(REPORT)
+    assert bench.preparing.counts(path) == {
+        "passed": 1,
+        "failed": 1,
+        "errors": 1,
+        "skipped": 1,
+        "names": ["tests.gpu.test_a::test_bad", "tests.gpu.test_b::test_lost"],
+    }
+
+
+@pytest.mark.slow
 def test_tests_are_counted_and_those_that_failed_named(
     bench: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -460,8 +482,39 @@ def test_tests_are_counted_and_those_that_failed_named(
         "skipped": 1,
     }
     assert found["names"][0].endswith("::test_bad")
+    (folder / "test_slow.py").write_text("import time\ndef test_slow(): time.sleep(60)\n")
+    with pytest.raises(bench.preparing.PreparingError, match="took more than 12 seconds"):
+        bench.preparing.run_tests(12, tmp_path / "log", folder)
     with pytest.raises(bench.preparing.PreparingError, match="there is no"):
         bench.preparing.run_tests(60, tmp_path / "log", tmp_path / "none")
+
+
+def test_tests_that_were_stopped_are_counted_from_what_they_said(bench: SimpleNamespace) -> None:
+    said = (
+        "a.py::test_one PASSED [ 1%]\na.py::test_two FAILED [ 2%]\n"
+        "[gw1] [ 3%] PASSED a.py::test_three\n[gw0] [ 4%] FAILED a.py::test_four[x]\n"
+    )
+    assert bench.preparing.progress(said) == (
+        "2 passed, 2 failed, 0 error (a.py::test_four[x], a.py::test_two)"
+    )
+    assert bench.preparing.progress("") == "0 passed, 0 failed, 0 error"
+
+
+def test_a_peer_that_fails_is_absent_and_ours_is_an_error(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny._made(tiny.plans["huber"])
+
+    def fails() -> Any:
+        raise RuntimeError("no such instruction\nand more")
+
+    monkeypatch.setitem(made.peers, "torch", fails)
+    row = tiny.answer({"do": "peer", "plan": "huber", "peer": "torch"})
+    assert row == {"absent": "failed: RuntimeError: no such instruction"}
+    made.ours = SimpleNamespace(call=lambda _: fails(), before=None)
+    with pytest.raises(RuntimeError, match="no such instruction"):
+        tiny.answer({"do": "peer", "plan": "huber", "peer": "torch"})
+    tiny.made = None
 
 
 def test_the_build_that_is_installed_is_asked_for_its_kernels(bench: SimpleNamespace) -> None:
