@@ -1,6 +1,8 @@
 // Draws one token per row by inverting the cumulative distribution in index order: the smallest
 // index j with sum_{i <= j} e^{x_i} > u S, u a counter-based uniform number. That needs no random
 // bits per logit and, beyond the pass that finds S, one more look at a single chunk.
+#include "math/sampling.h"
+
 #include <cstdlib>
 
 #include "cpu/cut.h"
@@ -92,16 +94,11 @@ struct Drawn {
   T log_prob;
 };
 
-// NaN or +inf, or nothing but -inf, make no distribution.
-ALIGNZOO_INLINE bool is_distribution(double max, double sum) {
-  return sum > 0 && sum < __builtin_inf() && max < __builtin_inf();
-}
-
 template <class S>
 ALIGNZOO_INLINE Drawn<Compute<S>> drawn_at(const S* logits, int64_t id, double max, double sum,
                                            double inverse_temperature) {
-  const double x = (static_cast<double>(to_compute(logits[id])) - max) * inverse_temperature;
-  return {id, static_cast<Compute<S>>(x - __builtin_log(sum))};
+  const double logit = static_cast<double>(to_compute(logits[id]));
+  return {id, static_cast<Compute<S>>(math::log_prob(logit, max, sum, inverse_temperature))};
 }
 
 template <class S>
@@ -115,18 +112,16 @@ Drawn<Compute<S>> draw(const S* logits, int64_t vocabulary, double inverse_tempe
     row.max = static_cast<double>(chunk_max(logits, vocabulary));
     const Powers<T> powers(row.max, inverse_temperature);
     row.sum = chunk_sums<false>(logits, vocabulary, powers, terms).total();
-    if (!is_distribution(row.max, row.sum)) return {-1, T(0)};
+    if (!math::is_distribution(row.max, row.sum)) return {-1, T(0)};
   } else {
     row = row_statistics<false>(
         logits, vocabulary, inverse_temperature,
         [&](int64_t chunk, const math::RowStatistics& so_far, const ChunkSums<false, T>& sums) {
           chunks[chunk] = {so_far.max, sums.total()};
         });
-    if (!is_distribution(row.max, row.sum)) return {-1, T(0)};
+    if (!math::is_distribution(row.max, row.sum)) return {-1, T(0)};
     place = find_chunk(ceil_div(vocabulary, kChunk), uniform * row.sum, [&](int64_t c) {
-      const double shift = (chunks[c].max - row.max) * inverse_temperature;
-      return chunks[c].sum == 0 || shift == 0 ? chunks[c].sum
-                                              : chunks[c].sum * math::exp_nonpositive(shift);
+      return math::mass_in_row(chunks[c].sum, chunks[c].max, row.max, inverse_temperature);
     });
     const Powers<T> powers(row.max, inverse_temperature);
     const int64_t begin = place.chunk * kChunk;
