@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -228,6 +229,104 @@ def test_neighbours_are_timed_in_turns_until_time_is_up(bench: SimpleNamespace) 
         assert {one[k] for one in times} == {3 * k + 1.0, 3 * k + 2.0, 3 * k + 3.0}
     times = bench.clock.interleave(clocks, bench.clock.Effort(100, 0.0, 3))
     assert [len(one) for one in times] == [3, 3, 3]
+
+
+class FakeCuda:
+    """torch.cuda's clock and graphs: every recorded call takes a microsecond."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, captures: bool) -> None:
+        self.now, self.captures, self.recording = 0.0, captures, False
+        self.graphs: list[list[int]] = []
+        cuda = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.at = cuda.now
+
+            def synchronize(self) -> None:
+                pass
+
+            def elapsed_time(self, other: Event) -> float:
+                return (other.at - self.at) / 1e3  # milliseconds
+
+        class CUDAGraph:
+            def replay(self) -> None:
+                cuda.now += len(cuda.graphs[0])
+
+        @contextlib.contextmanager
+        def graph(made: CUDAGraph) -> Iterator[None]:
+            if not cuda.captures:
+                raise RuntimeError("not while capturing\nat all")
+            cuda.graphs.append([])
+            cuda.recording = True
+            yield
+            cuda.recording = False
+
+        stream = SimpleNamespace(wait_stream=lambda other: None)
+        for name, fake in {
+            "Event": Event,
+            "CUDAGraph": CUDAGraph,
+            "graph": graph,
+            "Stream": lambda: stream,
+            "current_stream": lambda: stream,
+            "stream": lambda _: contextlib.nullcontext(),
+            "synchronize": lambda: None,
+        }.items():
+            patch.setattr(torch.cuda, name, fake)
+
+    def call(self, i: int) -> tuple[Any, ...]:
+        if self.recording:
+            self.graphs[-1].append(i)
+        else:
+            self.now += 1.0
+        return ()
+
+
+CUDA = torch.device("cuda")
+
+
+def test_events_around_many_calls_give_the_time_of_one(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = FakeCuda(monkeypatch, captures=True)
+    clock = bench.clock.clock_of(bench.plans.Side(cuda.call), CUDA, graph=False)
+    assert clock.how == "events"
+    assert clock.repeats == 1000
+    assert clock.seconds() == pytest.approx(1e-6)
+
+
+def test_a_replayed_graph_gives_the_time_of_one_call_in_it(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = FakeCuda(monkeypatch, captures=True)
+    clock = bench.clock.clock_of(bench.plans.Side(cuda.call), CUDA, graph=True)
+    assert cuda.graphs == [list(range(16))]  # each call on the next of its inputs
+    assert clock.how == "a replayed graph of 16"
+    assert clock.seconds() == pytest.approx(1e-6)
+
+
+def test_what_cannot_be_captured_is_timed_by_events_and_says_so(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = FakeCuda(monkeypatch, captures=False)
+    clock = bench.clock.clock_of(bench.plans.Side(cuda.call), CUDA, graph=True)
+    assert clock.how == "events, not captured: RuntimeError: not while capturing"
+    assert clock.seconds() == pytest.approx(1e-6)
+
+
+def test_facts_of_a_device(bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(
+        name="NVIDIA H200", major=9, minor=0, multi_processor_count=132, total_memory=1 << 37
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    found = bench.worker.facts(CUDA)
+    assert found["device"] == "NVIDIA H200"
+    assert found["capability"] == "9.0"
+    assert found["cache_bytes"] is None
+    json.dumps(found)
 
 
 def test_a_budget_names_what_it_does_not_allow(bench: SimpleNamespace) -> None:
