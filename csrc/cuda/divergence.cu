@@ -135,8 +135,9 @@ Status launch_segments(const Queue& queue, const DivergenceArgs<S, T>& args, int
 template <class S>
 constexpr int kBackwardHeld = 2 * kPerLoad<S>;
 
+// The second bound leaves doubles enough registers.
 template <class S, class T, int kThreads>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, sizeof(S) == 8 ? 2 : 3)
     backward_kernel(DivergenceBackwardArgs<S, T> args, RowPlaces a_places, RowPlaces b_places,
                     Pieces pieces) {
   using H = Held<S, kThreads, kBackwardHeld<S>>;

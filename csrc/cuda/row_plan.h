@@ -16,7 +16,7 @@ constexpr int64_t kSegment = int64_t{kRowThreads} * kHeld;
 constexpr int64_t kWarpRow = 32 * kHeld;
 constexpr int kRowsPerBlock = kRowThreads / 32;
 
-// Blocks that hold pieces of two rows take half as much of each.
+// Blocks that hold segments of two rows take half as much of each.
 constexpr int kHeldOfPair = kHeld / 2;
 constexpr int64_t kPairSegment = kSegment / 2, kWarpPair = kWarpRow / 2;
 
