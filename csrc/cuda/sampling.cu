@@ -20,6 +20,8 @@ namespace alignzoo::cuda {
 namespace {
 
 constexpr int kCutThreads = 512;
+// Threads of a multiprocessor that draw without a cut, at least: leaves each 128 registers.
+constexpr int kDrawThreads = 512;
 
 // Weights for locate: the power of each logit, or 1 for each that is the largest.
 template <class T>
@@ -105,7 +107,7 @@ struct DrawRoom {
 
 // `statistics` of each segment, or null for rows that a block holds whole.
 template <bool kGreedy, int kThreads, class S, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kDrawThreads / kThreads)
     draw_kernel(SampleArgs<S, T> args, int64_t segments, const math::RowStatistics* statistics,
                 uint32_t* faults) {
   using Room = DrawRoom<T, kThreads>;
