@@ -4,7 +4,8 @@
 #   make test        `make check`, then every test that is not slow
 #   make test-slow   the slow tests: empty environments, many kills, long learning runs
 #   make check       ruff, mypy --strict, clang-format
-#   make sanitize    drive the kernels: as they are, under ASan and UBSan, and under TSan
+#   make sanitize    drive the kernels: as they are, under ASan and UBSan, and under TSan; those of
+#                    CUDA on the emulator of a device, but for TSan
 #   make cuda-check  compile every CUDA kernel for sm_80 and sm_90; no spills, no missing symbols
 #                    (part of `make test` where nvcc is on the PATH)
 #   make build       install once; afterwards compile only what changed in csrc/
@@ -79,6 +80,7 @@ sanitize: $(VENV)/.build-requirements
 		$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -S tests/native -B $$folder \
 			-DALIGNZOO_SANITIZE=$$sanitizer >$$folder.log && \
 		$(BIN)/cmake --build $$folder && $$folder/drive_kernels || exit 1; \
+		[ $$sanitizer = thread ] || $$folder/drive_kernels --emulated || exit 1; \
 	done
 
 # The editable install leaves its build folder in the environment, so that two environments never
