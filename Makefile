@@ -27,11 +27,13 @@ WORKERS ?= auto
 BIN := $(abspath $(VENV))/bin
 BUILD := $(abspath $(VENV))/build
 INSTALLED := $(VENV)/.installed-$(ALIGNZOO_CUDA)
+# For what may start Ninja, which would look in vain for the jobs that `make --jobs` hands out.
+ALONE := MAKEFLAGS=
 # What is imported is compiled when it first is, and kept: a tenth of what would be installed.
-INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
+INSTALL := $(ALONE) $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 # tests/conftest.py puts the files in order, the longest first.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(ALONE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 CPP_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 # Threads that wait must not spin: other work, the tests' own included, needs the cores.
@@ -67,11 +69,11 @@ check: build $(VENV)/.tools
 	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
 
 cuda-check: $(VENV)/.build-requirements
-	$(BIN)/python bench/cuda_check.py --build $(BUILD)-cuda
+	$(ALONE) $(BIN)/python bench/cuda_check.py --build $(BUILD)-cuda
 
 # Writes bench/results/cuda_registers.md, which cuda-check compares with.
 cuda-report: $(VENV)/.build-requirements
-	$(BIN)/python bench/cuda_check.py --build $(BUILD)-cuda --write
+	$(ALONE) $(BIN)/python bench/cuda_check.py --build $(BUILD)-cuda --write
 
 # The driver needs no Python; the environment lends it CMake.
 sanitize: $(VENV)/.build-requirements
@@ -86,7 +88,7 @@ sanitize: $(VENV)/.build-requirements
 # The editable install leaves its build folder in the environment, so that two environments never
 # share one. Python files are found where they are; only the C++ core is compiled and copied.
 build: $(INSTALLED)
-	@$(BIN)/cmake --build $(BUILD)
+	@$(ALONE) $(BIN)/cmake --build $(BUILD)
 	@$(BIN)/cmake --install $(BUILD) --prefix "$$(cat $(VENV)/.site-packages)" >$(BUILD)/install.log
 
 $(INSTALLED): pyproject.toml CMakeLists.txt $(CONSTRAINTS) $(VENV)/.build-requirements
