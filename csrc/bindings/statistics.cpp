@@ -15,10 +15,13 @@ namespace {
 Array moments_on_device(const Call& call, py::handle moments, const Array& like) {
   const py::module_ torch = py::module_::import("torch");
   const py::object wide = torch.attr("float64");
+  const double infinity = std::numeric_limits<double>::infinity();
   py::list three;
   for (py::handle moment : py::reinterpret_borrow<py::sequence>(moments)) {
     if (!is_torch(moment)) {
-      const double number = call.number("moments", moment);
+      const bool is_mean = three.size() == 1;
+      const double number = is_mean ? call.number("moments", moment)
+                                    : call.number_within("moments", moment, 0, infinity);
       three.append(torch.attr("full")(py::make_tuple(), number, py::arg("dtype") = wide,
                                       py::arg("device") = torch_device(like.device)));
       continue;

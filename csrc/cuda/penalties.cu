@@ -35,7 +35,7 @@ ALIGNZOO_DEVICE void elements(const ElementwiseArgs<T>& args, int64_t at, const 
 }
 
 template <int kVector, class T, class Term>
-__global__ void __launch_bounds__(kElementThreads)
+__global__ void __launch_bounds__(kElementThreads, 4)
     elementwise_kernel(ElementwiseArgs<T> args, Term term) {
   constexpr int64_t kBlock = int64_t{kElementThreads} * kVector * kElementLoads;
   for (int64_t begin = blockIdx.x * kBlock; begin < args.size; begin += gridDim.x * kBlock) {

@@ -67,7 +67,7 @@ ALIGNZOO_DEVICE Moments tile_moments(const T* x, const uint8_t* mask, int64_t be
 
 // Bad offsets leave a count of NaN.
 template <class T>
-__global__ void __launch_bounds__(kMomentThreads)
+__global__ void __launch_bounds__(kMomentThreads, 2)
     moments_kernel(Rows rows, const T* x, const uint8_t* mask, int64_t tokens, bool packs_fit,
                    Moments* partial, uint32_t* faults) {
   ALIGNZOO_SHARED(MomentRoom, room);
