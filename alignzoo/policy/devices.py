@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from alignzoo import _core
 from alignzoo.errors import ConfigError
+from alignzoo.kernels.arrays import native
 
 
 def find_device(name: str | torch.device, *, option: str = "device") -> torch.device:
@@ -32,7 +32,7 @@ def find_device(name: str | torch.device, *, option: str = "device") -> torch.de
     if index >= count:
         there = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
         raise ConfigError(f"{given}, but torch sees only {there}; see CUDA_VISIBLE_DEVICES")
-    if not _core.cuda_built:
+    if not native().cuda_built:
         raise ConfigError(
             f"{given}, but this build of alignzoo has no CUDA kernels; where nvcc is found, "
             "install it again from source with ALIGNZOO_CUDA=ON, or give cpu"
