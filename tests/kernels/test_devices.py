@@ -12,32 +12,30 @@ class Elsewhere(torch.Tensor):
     """A tensor that says it lies on a CUDA device, with no memory behind it."""
 
     @staticmethod
-    def __new__(cls, shape, dtype=torch.float32):
-        return torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device="cuda:1")
+    def __new__(cls, *shape):
+        return torch.Tensor._make_wrapper_subclass(cls, shape, device="cuda:1")
 
-    @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        shaped = [torch.empty(x.shape, device="meta") if type(x) is cls else x for x in args]
-        return cls(function(*shaped, **(kwargs or {})).shape)
+    __torch_dispatch__ = None  # no operation of torch's is to reach it
 
 
+# [B, T] or [B, V], and [B].
 CALLS = {
-    "gae": lambda x: kernels.gae(x, x, gamma=0.9, gae_lambda=0.9),
-    "discounted_returns": lambda x: kernels.discounted_returns(x, gamma=0.9),
-    "td_lambda_returns": lambda x: kernels.td_lambda_returns(x, x, gamma=0.9, td_lambda=0.9),
-    "vtrace": lambda x: kernels.vtrace(x, x, x, x, gamma=0.9),
-    "td_targets": lambda x: kernels.td_targets(x, x, gamma=0.9),
-    "masked_whiten": kernels.masked_whiten,
-    "group_advantages": lambda x: kernels.group_advantages(x[0], x[0], mode="grpo"),
-    "token_log_probs": lambda x: kernels.token_log_probs(x, x[:, 0]),
-    "linear_token_log_probs": lambda x: kernels.linear_token_log_probs(x, x, x[:, 0]),
-    "sample_tokens": lambda x: kernels.sample_tokens(x, seed=0),
-    "kl_divergence": lambda x: kernels.kl_divergence(x, x),
-    "max_and_gather": lambda x: kernels.max_and_gather(x, x[:, 0]),
-    "policy_loss": lambda x: kernels.policy_loss(x, x, x, clip_range=0.2),
-    "value_loss": lambda x: kernels.value_loss(x, x, x),
-    "kl_penalty": lambda x: kernels.kl_penalty(x, x, estimator="k1"),
-    "huber": kernels.huber,
+    "gae": lambda x, b: kernels.gae(x, x, gamma=0.9, gae_lambda=0.9),
+    "discounted_returns": lambda x, b: kernels.discounted_returns(x, gamma=0.9),
+    "td_lambda_returns": lambda x, b: kernels.td_lambda_returns(x, x, gamma=0.9, td_lambda=0.9),
+    "vtrace": lambda x, b: kernels.vtrace(x, x, x, x, gamma=0.9),
+    "td_targets": lambda x, b: kernels.td_targets(x, x, gamma=0.9),
+    "masked_whiten": lambda x, b: kernels.masked_whiten(x),
+    "group_advantages": lambda x, b: kernels.group_advantages(b, b, mode="grpo"),
+    "token_log_probs": lambda x, b: kernels.token_log_probs(x, b),
+    "linear_token_log_probs": lambda x, b: kernels.linear_token_log_probs(x, x, b),
+    "sample_tokens": lambda x, b: kernels.sample_tokens(x, seed=0),
+    "kl_divergence": lambda x, b: kernels.kl_divergence(x, x),
+    "max_and_gather": lambda x, b: kernels.max_and_gather(x, b),
+    "policy_loss": lambda x, b: kernels.policy_loss(x, x, x, clip_range=0.2),
+    "value_loss": lambda x, b: kernels.value_loss(x, x, x),
+    "kl_penalty": lambda x, b: kernels.kl_penalty(x, x, estimator="k1"),
+    "huber": lambda x, b: kernels.huber(x),
 }
 
 
@@ -49,7 +47,7 @@ def test_every_function_is_here():
 @pytest.mark.parametrize("name", CALLS)
 def test_a_build_without_cuda_says_how_to_get_one(name):
     with pytest.raises(RuntimeError) as caught:
-        CALLS[name](Elsewhere((3, 5)))
+        CALLS[name](Elsewhere(3, 5), Elsewhere(3))
     message = str(caught.value)
     assert message.startswith(f"{name}: `")
     assert "lies on cuda:1" in message
