@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_bounds import assert_at_most_twice_the_error, assert_exact_to, largest_error
-from kernel_cases import LIBRARIES, bits, given_as, to_numpy
+from kernel_cases import LIBRARIES, NUM_DRAWS, bits, given_as, to_numpy
 from kernel_device import kernels
 from kernel_strategies import few_examples, seeds, sources
 from logit_cases import HALVES, logit_kinds, logit_shapes, make_logits, tensor_layouts
@@ -255,8 +255,8 @@ def test_rows_without_upstream_gradient_get_none_whatever_their_logits():
 def test_the_expected_log_ratio_of_draws_is_the_divergence():
     rng = np.random.default_rng(10)
     p, q = rng.normal(size=(2, 1, 6)).astype(np.float32)
-    ids, log_probs = kernels.sample_tokens(np.tile(p, (40_000, 1)), seed=1)
-    others = kernels.token_log_probs(np.tile(q, (40_000, 1)), ids)
+    ids, log_probs = kernels.sample_tokens(np.tile(p, (NUM_DRAWS, 1)), seed=1)
+    others = kernels.token_log_probs(np.tile(q, (NUM_DRAWS, 1)), ids)
     ratios = log_probs - others
     error = ratios.std() / math.sqrt(ratios.size)
     assert abs(ratios.mean() - float(kernels.kl_divergence(p, q)[0])) < 4 * error
