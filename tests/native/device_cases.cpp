@@ -148,10 +148,11 @@ void policy_loss(Memory& memory, cuda::PolicyLossCall<T> call) {
   }
   const MaskCounts counts = memory.kernels().count_mask(args.rows, args.mask);
   const double tokens = static_cast<double>(counts.tokens);
-  double divisor = call.denominator_given                       ? 2.7
-                   : call.aggregate == Aggregate::kTokenMean    ? tokens
+  double divisor = call.aggregate == Aggregate::kTokenMean      ? tokens
                    : call.aggregate == Aggregate::kSequenceMean ? static_cast<double>(counts.rows)
                                                                 : 1;
+  if (counts.tokens == 0) divisor = kNan;  // a ValueError of the bindings
+  if (call.denominator_given) divisor = 2.7;
   args.gradient_scale = 1 / divisor;
   const LossSums sums = memory.kernels().template tokens<T>().policy_loss(args, 1);
   const double some = counts.tokens > 0 ? tokens : 1;
