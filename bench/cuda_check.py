@@ -68,9 +68,7 @@ def kernels_in(source: str, log: str) -> list[Kernel]:
             stack, spilled = int(match[1]), int(match[2]) + int(match[3])
         elif (match := usage.search(line)) and name:
             shared = int(match[2] or 0)
-            found.append(
-                Kernel(source, name, architecture, int(match[1]), shared, stack, spilled)
-            )
+            found.append(Kernel(source, name, architecture, int(match[1]), shared, stack, spilled))
             name = ""
     return found
 
@@ -84,7 +82,11 @@ def readable(names: list[str]) -> dict[str, str]:
     lines = subprocess.run([tool], input=given, capture_output=True, text=True, check=True)
     short = {}
     for mangled, name in zip(names, lines.stdout.splitlines(), strict=True):
-        name = re.sub(r"\(anonymous namespace\)::|alignzoo::|cuda::|math::(host::)?", "", name)
+        name = re.sub(
+            r"\(anonymous namespace\)::|_GLOBAL__N__\w+::|alignzoo::|cuda::|math::(host::)?",
+            "",
+            name,
+        )
         name = re.sub(r"^void ", "", name)
         short[mangled] = re.sub(r">\(.*$", ">", name) if ">(" in name else name.split("(")[0]
     return short
@@ -166,9 +168,9 @@ def report(kernels: list[Kernel]) -> str:
     lines = [
         "# Registers of the CUDA kernels",
         "",
-        f"Written by `make cuda-report` with nvcc {nvcc_release()}. Registers a thread and bytes of",
-        "shared memory a block, for " + " and ".join(f"sm_{a}" for a in ARCHITECTURES) + "; no "
-        "kernel spills or has a stack frame, which `make cuda-check` holds.",
+        f"Written by `make cuda-report` with nvcc {nvcc_release()}. Registers a thread and bytes",
+        f"of shared memory a block, for {' and '.join(f'sm_{a}' for a in ARCHITECTURES)}. No kernel",
+        "spills or has a stack frame, which `make cuda-check` holds.",
         "",
         "| source | kernel | registers | shared memory |",
         "|---|---|---|---|",
