@@ -165,12 +165,13 @@ def report(kernels: list[Kernel]) -> str:
     rows: dict[tuple[str, str], dict[str, Kernel]] = defaultdict(dict)
     for one in kernels:
         rows[one.source, names[one.name]][one.architecture] = one
+    architectures = " and ".join(f"sm_{number}" for number in ARCHITECTURES)
     lines = [
         "# Registers of the CUDA kernels",
         "",
         f"Written by `make cuda-report` with nvcc {nvcc_release()}. Registers a thread and bytes",
-        f"of shared memory a block, for {' and '.join(f'sm_{a}' for a in ARCHITECTURES)}. No kernel",
-        "spills or has a stack frame, which `make cuda-check` holds.",
+        f"of shared memory a block, for {architectures}. No kernel spills or has a stack frame,",
+        "which `make cuda-check` holds.",
         "",
         "| source | kernel | registers | shared memory |",
         "|---|---|---|---|",

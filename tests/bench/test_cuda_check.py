@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
-import cuda_check  # noqa: E402
+import cuda_check
 
 LOG = """\
 [1/4] Building CUDA object cuda/CMakeFiles/alignzoo_cuda.dir/one.cu.o
