@@ -32,9 +32,10 @@ def check_faults(device: int | None = None) -> None:
         RuntimeError: the device reports an error.
     """
     torch = sys.modules.get("torch")
+    if torch is None:
+        return  # no tensor ever came
     if device is None:
-        has_device = torch is not None and torch.cuda.is_available()
-        device = torch.cuda.current_device() if torch is not None and has_device else 0
+        device = torch.cuda.current_device() if torch.cuda.is_available() else 0
     found = _core.take_faults(device)
     names = [name for bit, name in enumerate(_FAULTS) if found >> bit & 1]
     if names:

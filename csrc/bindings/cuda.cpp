@@ -95,7 +95,7 @@ void Launch::check(cuda::Status status) const {
 
 uint32_t take_faults(int device) {
   const cuda::Kernels* table = cuda_kernels();
-  if (table == nullptr) return 0;  // nothing of ours ever ran there
+  if (table == nullptr || table->device_count() == 0) return 0;  // nothing of ours ever ran
   uint32_t faults = 0;
   const cuda::Status status =
       table->take_faults({device, host_is_cuda() ? nullptr : torch_stream(device)}, &faults);
