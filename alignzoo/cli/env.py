@@ -87,7 +87,9 @@ def _core() -> dict[str, Any]:
     except ImportError as error:
         return {"error": f"{error}; reinstall alignzoo"}
     build_info = getattr(core, "build_info", None)
-    return dict(build_info()) if build_info else {}
+    if build_info is None:
+        return {}
+    return {**build_info(), "cuda_devices": core.cuda_device_count()}
 
 
 def _text(value: Any) -> str:

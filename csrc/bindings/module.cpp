@@ -32,7 +32,6 @@ py::dict build_info() {
   info["threads"] = bindings::num_threads();
   info["pool"] = cpu::has_openmp() ? "torch" : "own";
   info["cuda_built"] = !bindings::cuda_library().empty();
-  info["cuda_devices"] = cuda_device_count();
   return info;
 }
 
