@@ -78,6 +78,7 @@ def generate(
             decoder = model.static.start(prefilled, rows, max_new_tokens, record=record)
         elif chosen.tolist() != list(range(len(number))):
             prefilled.select(rows)
+        del prefilled  # its cache, where it is not the one that goes on
         for step in range(1, max_new_tokens + 1):
             with model.computing(enabled=False):
                 if shape_logits is not None:

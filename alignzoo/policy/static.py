@@ -260,23 +260,20 @@ class StaticDecoders:
         """Returns a decoder that holds these rows of `prefilled`, and makes one where it must."""
         made_for = self._weights(), record, self.model.autocast
         width = prefilled.width
-        decoder = self.decoder
-        if (
-            decoder is None
-            or made_for != self.made_for
-            or not decoder.fits(len(rows), width, max_new_tokens)
-        ):
-            self.decoder = None  # its memory goes first
-            decoder = StaticDecoder(
+        fits = self.decoder is not None and self.decoder.fits(len(rows), width, max_new_tokens)
+        if not fits or made_for != self.made_for:
+            self.release()
+        if self.decoder is None:
+            self.decoder = StaticDecoder(
                 self.model,
                 prefilled,
                 _rounded(len(rows), MIN_ROWS),
                 _rounded(width + max_new_tokens + WARM_UPS, CAPACITY_STEP),
                 record,
             )
-        self.decoder, self.made_for = decoder, made_for
-        decoder.start(prefilled, rows)
-        return decoder
+            self.made_for = made_for
+        self.decoder.start(prefilled, rows)
+        return self.decoder
 
     def _weights(self) -> tuple[int, ...]:
         """Returns where the weights lie; a graph reads them there."""
@@ -287,9 +284,10 @@ class StaticDecoders:
         self.decoder = None
 
     def record_graphs(self) -> Record:
-        """Returns what records CUDA graphs."""
-        if self.graphs is None:
-            self.graphs = _GraphRecorder(self.model.device)
+        """Returns what records CUDA graphs where the model is."""
+        device = self.model.device
+        if self.graphs is None or getattr(self.graphs, "device", device) != device:
+            self.graphs = _GraphRecorder(device)
         return self.graphs
 
     def find_reason(self) -> str | None:
