@@ -1,5 +1,6 @@
 """What bench/cuda_check.py reads from the compiler, and what it finds wrong with a library."""
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-
-import cuda_check
+PATH = Path(__file__).parents[2] / "bench" / "cuda_check.py"
+_spec = importlib.util.spec_from_file_location("cuda_check", PATH)
+cuda_check = sys.modules["cuda_check"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cuda_check)
 
 LOG = """\
 [1/4] Building CUDA object cuda/CMakeFiles/alignzoo_cuda.dir/one.cu.o
