@@ -102,10 +102,10 @@ struct LogitRows {
   }
 };
 
-// A target to be ignored (on the CPU below 0, on a CUDA device equal to ignore_index) gives 0, 0 and
-// no gradient; its row is not read.
-// saved, [rows, 3] or null: max, log S and entropy of each row, for the backward pass. Where
-// entropy is null that third is 0, and no gradient can come from it.
+// A target to be ignored (on the CPU below 0, on a CUDA device equal to ignore_index) gives 0, 0
+// and no gradient; its row is not read. saved, [rows, 3] or null: max, log S and entropy of each
+// row, for the backward pass. Where entropy is null that third is 0, and no gradient can come from
+// it.
 template <class S, class T>
 struct TokenLogProbsArgs {
   LogitRows rows;
