@@ -82,7 +82,10 @@ _td_targets = _operator(
 _masked_whiten = _operator(
     "masked_whiten(Tensor x, Tensor? mask, bool shift_mean, int ddof, float eps, "
     "Tensor[]? moments, Tensor? cu_seqlens) -> Tensor[]",
-    lambda *arguments: (lambda out: [out[0], *out[1]])(_core.masked_whiten(*arguments)),
+    # On a device the moments share memory, which an operator's results may not.
+    lambda *arguments: (lambda out: [out[0], *(x.clone() for x in out[1])])(
+        _core.masked_whiten(*arguments)
+    ),
     lambda x, *_: [
         x.new_empty(x.shape),
         *(x.new_empty((), dtype=torch.float64) for _ in range(3)),
