@@ -17,7 +17,7 @@ BORDER_LENGTHS = (*(2**k + d for k in range(4, 14) for d in (-1, 0, 1)), 100_003
 NUM_DRAWS = 40_000
 if TEST_DEVICE == "emulated":  # which is slow
     BORDER_LENGTHS = (*BORDER_LENGTHS[::2], 20_003)
-    NUM_DRAWS = 1000
+    NUM_DRAWS = 400
 
 
 def make_mask(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray | None:
