@@ -16,6 +16,7 @@ DATA_VARIABLE = "ALIGNZOO_DATA"
 # last, one of them would keep a single worker busy while all others have nothing left to do.
 LONGEST = (
     "native/test_native.py",
+    "native/test_emulated_cuda.py",
     "packaging/test_third_party.py",
     "trainer/test_real_data.py",
     "cli/test_demo.py",
