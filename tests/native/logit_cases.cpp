@@ -244,7 +244,9 @@ void sample_cases(Logits<S>& logits, Random& random) {
                          {1, 0, 0.9, false}, {1 / 1.3, 40, 0.3, true}, {1, 1 << 30, 1e-9, false}};
   // Draws in float may fall on either side of a cut that rounding moved.
   const Agreement agreement = sizeof(S) == 8 ? Agreement::kNear : Agreement::kNone;
+  static int64_t turn = 0;
   for (const Options& options : all) {
+    if (emulated && quick && turn++ % 4 != 0) continue;  // over the shapes, all have their turn
     char described[96];
     snprintf(described, sizeof described, ", 1/t %g, top_k %lld, top_p %g",
              options.inverse_temperature, static_cast<long long>(options.top_k), options.top_p);
