@@ -150,6 +150,10 @@ std::vector<Setting> settings(const cpu::Kernels* kernels) {
 #else
     const Place walled = Place::kBeforeWall;
 #endif
+    if (quick) {
+      return {{nullptr, 1, Place::kHeap, 0xff, nan, false, 0},
+              {nullptr, 1, walled, 0x5a, inf, true, 2}};
+    }
     return {{nullptr, 1, Place::kHeap, 0xff, nan, false, 0},
             {nullptr, 1, Place::kHeap, 0x5a, inf, true, 1},
             {nullptr, 1, walled, 0x00, -inf, false, 2}};
